@@ -76,9 +76,9 @@ def svmax_loss(
     """SVMax term of a batch (B, D), to be multiplied by its weight and added to the main loss; a scalar.
 
     ``"bounded"`` (equation 4) normalises the rows and returns ``exp((U - s_mu) / (U - L))``, between 1
-    (spread out) and e (collapsed) for every B and D. Where ``B == 1`` or ``D == 1`` the bounds coincide, nothing can
-    be spread, and the term is the constant 1. A row of zeros has no direction: it stays zero and gets no
-    gradient. ``"raw"`` (equation 1) returns ``-s_mu`` of the embeddings as they are. Raises as
+    (spread out) and e (collapsed) for every B and D. Where ``B == 1`` or ``D == 1`` the bounds coincide,
+    nothing can be spread, and the term is the constant 1. A row of zeros has no direction: it stays zero
+    and gets no gradient. ``"raw"`` (equation 1) returns ``-s_mu`` of the embeddings as they are. Raises as
     `mean_singular_value`, and ValueError for another form or a shape other than (B, D).
     """
     if form not in ("bounded", "raw"):
@@ -99,8 +99,8 @@ class SVMaxRegularizer(BaseRegularizer):
     """SVMax as a `pytorch_metric_learning` regularizer: it plugs into any loss of that library.
 
     ``losses.ContrastiveLoss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1)`` is
-    the paper's equation 4 with weight 1. ``form`` and ``method`` as in `svmax_loss`. The paper uses weight 1 for
-    contrastive and N-pair, 0.1 for triplet, 2 for angular losses (sections 3-4).
+    the paper's equation 4 with weight 1. ``form`` and ``method`` as in `svmax_loss`. The paper uses
+    weight 1 for contrastive and N-pair, 0.1 for triplet, 2 for angular losses (sections 3-4).
     """
 
     def __init__(

@@ -1,0 +1,56 @@
+# Two commands: `make reproduce` runs the thesis, `make test` checks it. Everything else is below.
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/.ready
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
+
+.PHONY: help reproduce lab test lint lock execute bench clean
+
+help:
+	@echo "make reproduce   run every chapter, write build/html and the claims table"
+	@echo "make lab         open the chapters in JupyterLab"
+	@echo "make test        unit, property, notebook and browser tests"
+	@echo "make lint        ruff, formatting, notebook hygiene"
+	@echo "make execute CHAPTER=03   re-run one notebook and store its outputs in it"
+	@echo "make bench       time the SVMax routes on this machine"
+	@echo "make lock        renew requirements.lock"
+	@echo "make clean       remove build/ and data/cache/"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing the locked packages into .venv (a few minutes the first time)"
+	$(PYTHON) -m venv .venv
+	@awk '/^[a-z]/ { own = /^uv==/ } own' requirements.lock > .venv/uv.lock
+	$(PY) -m pip install --quiet --require-hashes -r .venv/uv.lock
+	$(PY) -m uv pip sync --python $(PY) --require-hashes requirements.lock
+	$(PY) -m uv pip install --python $(PY) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+reproduce: $(READY)
+	$(PY) -m helpers.chapters reproduce
+
+lab: $(READY)
+	$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$$(ls notebooks/*.ipynb | head -n 1)
+
+test: $(READY)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider notebooks
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) tests/notebook_hygiene.py
+
+execute: $(READY)
+	$(PY) -m helpers.chapters execute $(CHAPTER)
+
+bench: $(READY)
+	$(PY) benchmarks/svmax_routes.py
+
+lock: $(READY)
+	$(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean:
+	rm -rf build data/cache

@@ -1,0 +1,122 @@
+"""One plot style for every chapter: colour-blind safe, and alt text on every figure."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#D55E00",
+    "green": "#009E73",
+    "purple": "#AA4499",
+    "yellow": "#E69F00",
+    "sky": "#56B4E9",
+    "grey": "#6E7781",
+    "ink": "#1F2328",
+}
+"""Okabe and Ito's colour-blind safe hues, with a softer purple, a grey for controls and an ink for text."""
+
+CYCLE = [PALETTE[name] for name in ("blue", "orange", "green", "purple", "yellow", "sky", "grey")]
+_SCREEN_DPI, _FILE_DPI = 80, 150
+
+
+def use_style() -> None:
+    """Set the collection's matplotlib and seaborn style for this process."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=CYCLE,
+        rc={
+            "figure.figsize": (8, 3.6),
+            "figure.dpi": _SCREEN_DPI,
+            "figure.facecolor": "white",
+            "axes.edgecolor": PALETTE["grey"],
+            "axes.labelcolor": PALETTE["ink"],
+            "axes.titlelocation": "left",
+            "axes.titlesize": 12,
+            "axes.titleweight": "semibold",
+            "axes.labelsize": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E4E7EB",
+            "grid.linewidth": 0.8,
+            "axes.axisbelow": True,
+            "legend.frameon": False,
+            "legend.fontsize": 10,
+            "lines.linewidth": 2,
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "text.color": PALETTE["ink"],
+        },
+    )
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as PNG at screen-sharp resolution."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_FILE_DPI, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with its alt text and close it. Raises ValueError for an empty alt text."""
+    if not alt.strip():
+        raise ValueError("alt text is empty: say in one sentence what the figure shows")
+    png = png_bytes(figure)
+    width = round(int.from_bytes(png[16:20], "big") * _SCREEN_DPI / _FILE_DPI)
+    plt.close(figure)
+    display(
+        {"image/png": base64.b64encode(png).decode(), "text/plain": alt},
+        raw=True,
+        metadata={"image/png": {"alt": alt, "width": width}},
+    )
+
+
+def plot_spread(
+    axes: Axes, x: Sequence[float], runs: np.ndarray, label: str, color: str, linestyle: str = "-"
+) -> None:
+    """Mean over seeds as a line, minimum to maximum as a band; ``runs`` has shape (seeds, len(x))."""
+    runs = np.atleast_2d(runs)
+    axes.plot(x, runs.mean(0), color=color, label=label, linestyle=linestyle)
+    axes.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.15, linewidth=0)
+
+
+def plot_seeds(axes: Axes, groups: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> None:
+    """One column of dots per group, one dot per seed, a bar at the mean, in the given order."""
+    for position, (name, values) in enumerate(groups.items()):
+        offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
+        axes.plot(position + np.asarray(offsets), values, "o", color=colors[name], alpha=0.75, markersize=6)
+        axes.hlines(np.mean(values), position - 0.28, position + 0.28, color=colors[name], linewidth=2.5)
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+def label_lines_directly(axes: Axes, pad: float = 0.01) -> None:
+    """Write each line's label at its right end , pushed apart where they would overlap."""
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    low, high = axes.get_ylim()
+    gap = 0.065 * (high - low)
+    previous = -np.inf
+    for line in sorted(lines, key=lambda line: line.get_ydata()[-1]):
+        y = max(float(line.get_ydata()[-1]), previous + gap)
+        previous = y
+        axes.annotate(
+            line.get_label(),
+            (1 + pad, y),
+            xycoords=("axes fraction", "data"),
+            color=line.get_color(),
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
+        )
