@@ -43,7 +43,7 @@ def use_style() -> None:
             "axes.labelcolor": PALETTE["ink"],
             "axes.titlelocation": "left",
             "axes.titlesize": 12,
-            "axes.titleweight": "semibold",
+            "axes.titleweight": "bold",
             "axes.labelsize": 11,
             "axes.spines.top": False,
             "axes.spines.right": False,
