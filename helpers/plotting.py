@@ -26,6 +26,11 @@ PALETTE = {
 """Okabe and Ito's colour-blind safe hues, with a softer purple, a grey for controls and an ink for text."""
 
 CYCLE = [PALETTE[name] for name in ("blue", "orange", "green", "purple", "yellow", "sky", "grey")]
+TEN_CLASSES = [
+    *("#332288", "#88CCEE", "#44AA99", "#117733", "#999933"),
+    *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#6E7781"),
+]
+"""Ten hues after Paul Tol's muted scheme, for ten classes. No ten hues suit everyone: label the classes as well."""
 _SCREEN_DPI, _FILE_DPI = 80, 150
 
 
@@ -61,19 +66,19 @@ def use_style() -> None:
     )
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG at screen-sharp resolution."""
+def png_and_width(figure: Figure) -> tuple[bytes, int]:
+    """The figure as a sharp PNG, and the width in pixels at which to show it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_FILE_DPI, bbox_inches="tight", facecolor="white")
-    return buffer.getvalue()
+    png = buffer.getvalue()
+    return png, round(int.from_bytes(png[16:20], "big") * _SCREEN_DPI / _FILE_DPI)
 
 
 def show(figure: Figure, alt: str) -> None:
     """Display a figure with its alt text and close it. Raises ValueError for an empty alt text."""
     if not alt.strip():
         raise ValueError("alt text is empty: say in one sentence what the figure shows")
-    png = png_bytes(figure)
-    width = round(int.from_bytes(png[16:20], "big") * _SCREEN_DPI / _FILE_DPI)
+    png, width = png_and_width(figure)
     plt.close(figure)
     display(
         {"image/png": base64.b64encode(png).decode(), "text/plain": alt},

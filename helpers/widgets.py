@@ -5,8 +5,10 @@ A callback returns a figure and its alt text, so that tests and static figures c
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable
+from html import escape
 
 import ipywidgets as widgets
 import numpy as np
@@ -14,20 +16,32 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.plotting import PALETTE, show
+from helpers.plotting import PALETTE, png_and_width
 from helpers.svmax import mean_singular_value, singular_value_bounds, unit_rows
 
 
 def explorer(callback: Callable[..., tuple[Figure, str]], **controls: widgets.Widget) -> widgets.VBox:
-    """A row of controls above the callback's picture, redrawn when a control changes.
+    """Controls above the callback's picture (with its alt text), redrawn when a control changes.
 
-    ``controls`` maps the callback's argument names to widgets with a ``value``.
+    ``controls`` maps the callback's argument names to widgets with a ``value``. An error in the callback
+    takes the picture's place and is raised as well. The picture is a plain HTML widget: an Output widget, as in
+    ``ipywidgets.interact``, can block batch execution for ever (jupyter/nbclient issue 312).
     """
+    picture = widgets.HTML()
 
-    def redraw(**values: object) -> None:
-        show(*callback(**values))
+    def redraw(change: object = None) -> None:
+        try:
+            figure, alt = callback(**{name: control.value for name, control in controls.items()})
+        except Exception as error:
+            picture.value = f"<pre>{escape(type(error).__name__)}: {escape(str(error))}</pre>"
+            raise
+        png, width = png_and_width(figure)
+        data = base64.b64encode(png).decode()
+        picture.value = f'<img src="data:image/png;base64,{data}" width="{width}" alt="{escape(alt)}">'
 
-    picture = widgets.interactive_output(redraw, controls)
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    redraw()
     return widgets.VBox([*controls.values(), picture])
 
 
