@@ -162,7 +162,9 @@ def _integer(name: str, value: object, low: int, high: int | None = None) -> int
         raise TypeError(f"{name} must be an integer, got {value!r}: pass a whole number") from None
     if number < low or (high is not None and number > high):
         wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-        hint = f" ({MAX_SPECIES} species in genera of 4, numbered from 0)" if "species" in name and high else ""
+        hint = (
+            f" ({MAX_SPECIES} species in genera of 4, numbered from 0)" if "species" in name and high else ""
+        )
         raise ValueError(f"{name} must be {wanted}, got {number}{hint}: choose a value in that range")
     return number
 
