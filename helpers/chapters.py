@@ -1,0 +1,239 @@
+"""Run chapters in batch: checked parameters in, a complete stamped notebook out, or nothing.
+
+`python -m helpers.chapters run 03 -p seed 1` runs one chapter with papermill behind a strict gate; `execute`
+writes a chapter's own outputs back into it; `check` inspects parameters cells; `reproduce` runs whatever is
+out of date and writes HTML copies and the claims table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from helpers import PROJECT_ROOT, claims
+from helpers.execution import execute_notebook, read_notebook
+from helpers.files import ChapterError, find_chapter, find_chapters, write_atomically
+from helpers.parameters import ParameterError, check_parameters, overrides, parameters_of, parse_values
+from helpers.provenance import STAMP, circumstances, error_outputs
+
+
+def run_chapter(
+    name: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    cell_timeout: int | None = None,
+    recompute: bool = False,
+    root: Path = PROJECT_ROOT,
+) -> Path:
+    """Run a chapter with checked parameters; returns the executed notebook's path.
+
+    The result appears under its name (`build/chapters/03_svmax.ipynb`; a hash of the parameters follows the
+    stem when they are not the defaults) only when the run is complete. A failed run leaves its partial output
+    as `*.failed.ipynb`, and any earlier result as it was.
+
+    Args:
+        parameters: values by name; numpy scalars and paths are converted.
+        out: another place for the result.
+        cell_timeout: seconds that one cell may take.
+        recompute: take no result from `data/cache/` (`helpers/cache.py`).
+
+    Raises:
+        ParameterError: before anything runs.
+        ChapterError: the run failed.
+    """
+    source = find_chapter(name, root)
+    nb = read_notebook(source)
+    changed = overrides(nb, parameters or {})
+    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+    stem = f"{source.stem}__{digest}" if changed else source.stem
+    target = Path(out).resolve() if out else Path(root).resolve() / "build" / "chapters" / f"{stem}.ipynb"
+    if target == source:
+        raise ChapterError(f"{target} is the chapter itself; 'execute' writes outputs back, 'run' does not")
+    return execute_notebook(
+        source,
+        nb,
+        changed,
+        target,
+        scratch=target,
+        cell_timeout=cell_timeout,
+        recompute=recompute,
+        root=root,
+    )
+
+
+def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: Path = PROJECT_ROOT) -> Path:
+    """Run a chapter at its defaults and write the outputs back into it; cells and their ids stay as they are.
+
+    Nothing comes from `data/cache/`: every result is computed again.
+
+    Raises:
+        ParameterError, ChapterError: as `run_chapter`; text on stderr, except progress bars, fails too.
+    """
+    source = find_chapter(name, root)
+    return execute_notebook(
+        source,
+        read_notebook(source),
+        {},
+        source,
+        scratch=Path(root).resolve() / "build" / "chapters" / source.name,
+        cell_timeout=cell_timeout,
+        recompute=True,
+        root=root,
+    )
+
+
+def up_to_date(source: Path, root: Path = PROJECT_ROOT) -> bool:
+    """Whether `build/chapters` holds this chapter run with the present defaults, source and helpers."""
+    built = Path(root) / "build" / "chapters" / source.name
+    if not built.is_file():
+        return False
+    try:
+        nb, stored = read_notebook(source), nbformat.read(built, as_version=4)
+        stamp, parameters = stored.metadata.get(STAMP, {}), parameters_of(nb)
+    except (ValueError, AttributeError, ChapterError):
+        return False
+    present = circumstances(nb, root) | {"parameters": {n: p.default for n, p in parameters.items()}}
+    return all(stamp.get(key) == value for key, value in present.items()) and not error_outputs(stored)
+
+
+def reproduce(
+    only: Sequence[str] = (),
+    *,
+    force: bool = False,
+    cell_timeout: int | None = None,
+    root: Path = PROJECT_ROOT,
+) -> list[str]:
+    """Run every chapter that is out of date, write the reading copies and the claims table.
+
+    What runs takes nothing from `data/cache/`: every result is computed again.
+
+    Returns:
+        One line for each chapter that failed, to run or to be written as HTML; the others are complete.
+    """
+    from helpers.reading_copy import reading_copy  # nbconvert is slow to import and no other command needs it
+
+    chapters = find_chapters(root)
+    wanted = [find_chapter(name, root) for name in only] or chapters
+    build, failures = Path(root) / "build", []
+    for source in wanted:
+        try:
+            current = not force and up_to_date(source, root)
+            print(f"{source.stem}: {'up to date' if current else 'running'}", flush=True)
+            built = build / "chapters" / source.name
+            if not current:
+                run_chapter(source, cell_timeout=cell_timeout, recompute=True, root=root)
+            page = build / "html" / f"{source.stem}.html"
+            if not page.is_file() or page.stat().st_mtime < built.stat().st_mtime:
+                write_atomically(
+                    page, reading_copy(nbformat.read(built, as_version=4), source.parent, source.stem)
+                )
+        except Exception as error:  # whatever stops one chapter must not stop the others
+            failures.append(f"{source.stem}: {error}")
+            print(failures[-1], file=sys.stderr, flush=True)
+    ledger = Path(root) / "reproduce" / "claims.yaml"
+    complete = [build / "chapters" / source.name for source in chapters if up_to_date(source, root)]
+    results = claims.collect(complete, ledger)
+    print(claims.ledger_table(results, ledger=ledger))
+    write_atomically(build / "RESULTS.md", claims.ledger_table(results, markdown=True, ledger=ledger))
+    return failures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status (1 a failed run or check, 2 a refused parameter)."""
+    options = _parser().parse_args(arguments)
+    root = Path(options.root)
+    try:
+        return {
+            "run": _main_run,
+            "execute": _main_execute,
+            "check": _main_check,
+            "reproduce": _main_reproduce,
+        }[options.command](options, root)
+    except ParameterError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    except (ChapterError, claims.ClaimError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; no result was replaced", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.chapters", description="Run the chapters in batch."
+    )
+    parser.add_argument("--root", default=PROJECT_ROOT, help="project folder (default: this one)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run one chapter with checked parameters")
+    run.add_argument("chapter", help="03, 03_svmax, or the path of a notebook")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter"
+    )
+    run.add_argument(
+        "-y", default="{}", metavar="YAML", help="several parameters, such as '{seed: 1, sizes: [8, 16]}'"
+    )
+    run.add_argument("-o", metavar="OUT.ipynb", help="where to write (default: build/chapters/)")
+    execute = commands.add_parser(
+        "execute", help="run chapters at their defaults and store the outputs in them"
+    )
+    execute.add_argument("chapters", nargs="+")
+    check = commands.add_parser("check", help="check that every declared parameter is valid and read")
+    check.add_argument("paths", nargs="*", help="notebooks (default: every chapter)")
+    every = commands.add_parser(
+        "reproduce", help="run what is out of date; write HTML copies and the claims table"
+    )
+    every.add_argument("--only", nargs="+", default=[], metavar="CHAPTER")
+    every.add_argument("--force", action="store_true", help="run also what is up to date")
+    for command in (run, execute, every):
+        command.add_argument(
+            "--cell-timeout", type=int, metavar="SECONDS", help="longest time one cell may take"
+        )
+    return parser
+
+
+def _main_run(options: argparse.Namespace, root: Path) -> int:
+    source = find_chapter(options.chapter, root)
+    try:
+        many = yaml.safe_load(options.y)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"-y {options.y!r} is not valid YAML") from error
+    if not isinstance(many, dict):
+        raise ParameterError(f"-y {options.y!r} is not a YAML mapping like '{{seed: 1}}'")
+    values = many | parse_values(read_notebook(source), options.p)
+    print(run_chapter(source, values, out=options.o, cell_timeout=options.cell_timeout, root=root))
+    return 0
+
+
+def _main_execute(options: argparse.Namespace, root: Path) -> int:
+    for name in options.chapters:
+        print(execute_chapter(name, cell_timeout=options.cell_timeout, root=root))
+    return 0
+
+
+def _main_check(options: argparse.Namespace, root: Path) -> int:
+    paths = [Path(p) for p in options.paths] or find_chapters(root)
+    problems = [f"{path.name}: {text}" for path in paths for text in check_parameters(read_notebook(path))]
+    print("\n".join(problems) or f"{len(paths)} notebooks: every parameter is declared, documented and read")
+    return 1 if problems else 0
+
+
+def _main_reproduce(options: argparse.Namespace, root: Path) -> int:
+    failures = reproduce(options.only, force=options.force, cell_timeout=options.cell_timeout, root=root)
+    if failures:
+        print("failed: " + ", ".join(line.split(":")[0] for line in failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

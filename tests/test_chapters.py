@@ -1,0 +1,149 @@
+"""The command line, complete runs and what they leave, and everything at once (each run starts a kernel)."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from small_notebooks import ONE, READS, notebook, project, texts
+
+from helpers import chapters, execution, provenance
+from helpers.files import ChapterError, write_atomically
+from helpers.parameters import ParameterError
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(execution, "device_name", lambda parameters: "a device")  # torch loads slowly
+
+
+def test_command_line_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = project(tmp_path, c03=notebook(READS), c04=notebook("x = 1", parameters=ONE))
+    for arguments, status, message in [
+        (["run", "03", "-p", "sed", "1"], 2, "did you mean 'seed'?"),
+        (["run", "03", "-p", "seed", "1e9"], 2, "parameter 'seed': '1e9' has the wrong type"),
+        (["run", "03", "-y", "[1]"], 2, "is not a YAML mapping"),
+        (["run", "03", "-y", "{"], 2, "is not valid YAML"),
+        (["run", "09"], 1, "chapter '09' names 0 notebooks"),
+        (["reproduce", "--only", "09"], 1, "chapter '09' names 0 notebooks"),
+    ]:
+        assert chapters.main(["--root", str(root), *arguments]) == status
+        assert message in capsys.readouterr().err
+    assert chapters.main(["--root", str(root), "check"]) == 1
+    assert capsys.readouterr().out == "04_c.ipynb: parameter 'seed' is never read after the parameters cell\n"
+    assert chapters.main(["--root", str(root), "check", str(root / "notebooks" / "03_c.ipynb")]) == 0
+    (root / "notebooks" / "03_c.ipynb").write_text("{")
+    assert chapters.main(["--root", str(root), "run", "03"]) == 1
+    assert "cannot be read as a notebook" in capsys.readouterr().err
+    assert not (root / "build").exists()
+    assert chapters.main(["--root", str(tmp_path / "empty"), "reproduce"]) == 1
+    assert "no chapter notebooks in" in capsys.readouterr().err
+
+
+def test_a_run_is_complete_stamped_and_uses_this_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shadow = tmp_path / "jupyter" / "kernels" / "python3"
+    shadow.mkdir(parents=True)
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (shadow / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("CTG_CACHE", "as it was")
+    ledger = "ledger='../reproduce/claims.yaml'"
+    record = f"from helpers.claims import record\nrecord('a', violation=0.25, setting='x', {ledger})"
+    cells = [
+        "# T",
+        "## One",
+        "import os, sys, time\ntime.sleep(0.3)\n" + READS,
+        "## Two",
+        record,
+        "print(os.getcwd(), sys.executable)\nprint('CTG_CACHE:', os.environ.get('CTG_CACHE'))",
+    ]
+    source = notebook(*cells)
+    source.metadata["widgets"] = {
+        "application/vnd.jupyter.widget-state+json": {"state": {"of an old run": {}}}
+    }
+    root = project(tmp_path / "a {b}", c03=source)
+    built = chapters.run_chapter("03", root=root)
+    assert built == root / "build" / "chapters" / "03_c.ipynb"
+    assert list(built.parent.iterdir()) == [built]
+    nb = nbformat.read(built, as_version=4)
+    nbformat.validate(nb)
+    assert f"{root / 'notebooks'} {sys.executable}" in texts(nb)
+    assert "CTG_CACHE: as it was" in texts(nb)
+    assert "papermill" not in built.read_text()
+    assert "widgets" not in nb.metadata
+    stamp = provenance.provenance(built)
+    assert stamp["source_hash"] == provenance.source_hash(nb)
+    assert stamp["parameters"]["rates"] == [0.1, 1.0]
+    assert stamp["versions"]["torch"].startswith("2.")
+    assert [title for title, _ in stamp["section_seconds"]] == ["Set-up", "One", "Two"]
+    assert 0.3 <= dict(stamp["section_seconds"])["One"] <= stamp["wall_seconds"]
+    assert provenance.is_current(built)
+    assert chapters.up_to_date(root / "notebooks" / "03_c.ipynb", root)
+    bundles = [out.data for c in nb.cells if c.cell_type == "code" for out in c.outputs if "data" in out]
+    assert [b["application/vnd.closing-the-gap.claim+json"]["violation"] for b in bundles] == [0.25]
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 4  # one line per code cell and nothing else on stderr
+    assert re.fullmatch(r"\[  2/4\] +\d+\.\d s  One", lines[1])
+
+
+def test_parameters_reach_the_notebook_and_name_the_result(tmp_path: Path) -> None:
+    root = project(tmp_path, c03=notebook(READS))
+    given = {"seed": np.int64(7), "dataset": Path("folder:a 'b'"), "rates": (0.5,), "note": None}
+    built = chapters.run_chapter("03", given, root=root)
+    assert re.fullmatch(r"03_c__[0-9a-f]{8}\.ipynb", built.name)
+    nb = nbformat.read(built, as_version=4)
+    assert "7 0.1 a folder:a 'b' [0.5] [1] True None None 8" in texts(nb)
+    stamp = provenance.provenance(built)
+    assert (stamp["parameters"]["seed"], stamp["parameters"]["rate"]) == (7, 0.1)
+    assert stamp["source_hash"] == provenance.source_hash(nbformat.read(root / "notebooks" / "03_c.ipynb", 4))
+    with pytest.raises(ChapterError, match="holds parameters injected by an earlier run"):
+        chapters.run_chapter(built, root=root)
+    with pytest.raises(ParameterError, match="out of range"):
+        chapters.run_chapter("03", {"seed": 101}, root=root)
+    with pytest.raises(ChapterError, match="is the chapter itself"):
+        chapters.run_chapter("03", out=root / "notebooks" / "03_c.ipynb", root=root)
+
+
+CLAIM = """\
+from IPython.display import display
+import os
+print("CTG_CACHE:", os.environ.get("CTG_CACHE"))
+claim = {"claim_id": "a", "setting": "here", "violation": 0.25 + seed}
+display({"application/vnd.closing-the-gap.claim+json": claim, "text/plain": "claim"}, raw=True)"""
+
+
+def test_reproduce_runs_what_is_out_of_date_and_names_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = notebook("assert seed == 1, 'never'", parameters=ONE)
+    root = project(tmp_path, c02=bad, c03=notebook("# T $x^2$", CLAIM, parameters=ONE))
+    command = ["--root", str(root), "reproduce"]
+    assert chapters.main(command) == 1
+    shown = capsys.readouterr()
+    assert "failed: 02_c" in shown.err
+    assert "a      reproduced" in shown.out
+    built = root / "build" / "chapters" / "03_c.ipynb"
+    assert texts(nbformat.read(built, as_version=4)) == "CTG_CACHE: off\n"
+    assert "**reproduced**" in (root / "build" / "RESULTS.md").read_text()
+    assert [p.name for p in (root / "build" / "html").iterdir()] == ["03_c.html"]
+    assert chapters.main([*command, "--only", "03"]) == 0
+    assert "03_c: up to date" in capsys.readouterr().out
+
+    third = root / "notebooks" / "03_c.ipynb"
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "helpers_hash", lambda: "other")
+        assert not chapters.up_to_date(third, root)
+    assert chapters.up_to_date(third, root)
+    ledger = root / "reproduce" / "claims.yaml"
+    ledger.write_text(ledger.read_text() + "\n")
+    assert not chapters.up_to_date(third, root)
+    write_atomically(built, '{"cells": [')
+    assert not chapters.up_to_date(third, root)

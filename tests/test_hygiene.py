@@ -1,0 +1,258 @@
+"""One notebook keeps every house rule; each rule catches the notebook that breaks exactly that rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import notebook_hygiene as hygiene
+import pytest
+import yaml
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from small_notebooks import KERNELSPEC
+
+from helpers import claims, provenance
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def exercise(number: int) -> list[NotebookNode]:
+    def meta(grade: bool) -> dict[str, Any]:
+        kind = {"grade": grade, "solution": not grade, "locked": grade, "task": False, "schema_version": 3}
+        more = {"points": 1} if grade else {}
+        return {
+            "nbgrader": kind | more | {"grade_id": f"exercise-{number}-{'check' if grade else 'solution'}"}
+        }
+
+    solution = f"### BEGIN SOLUTION\nanswer_{number} = {number}\n### END SOLUTION"
+    return [
+        new_code_cell(solution, metadata=meta(grade=False)),
+        new_code_cell(f"assert answer_{number} == {number}", metadata=meta(grade=True)),
+    ]
+
+
+def good_notebook() -> NotebookNode:
+    picture = {"image/png": PIXEL, "text/plain": "<Figure size 1x1>"}
+    widget = {
+        hygiene.WIDGET_VIEW: {"model_id": "a", "version_major": 2, "version_minor": 0},
+        "text/plain": "w",
+    }
+    figure = [
+        new_output("display_data", widget),
+        new_output("display_data", picture, metadata={"image/png": {"alt": "one dot"}}),
+    ]
+    prose = "word " * 450 + "where $n!$ counts, `a != b` holds, and ![a dot](dot.png) is drawn."
+    nb = new_notebook(
+        cells=[
+            new_markdown_cell(f"# A chapter\n\n{prose}\n\n```python\nassert x != 1  # so!\n```"),
+            new_code_cell("seed: int = 0  # [0, 9] seed", metadata={"tags": ["parameters"]}),
+            new_code_cell("show(seed)", outputs=figure),
+            *(cell for number in (1, 2, 3) for cell in exercise(number)),
+        ],
+        metadata={"kernelspec": dict(KERNELSPEC)},
+    )
+    for count, cell in enumerate((c for c in nb.cells if c.cell_type == "code"), start=1):
+        cell.execution_count = count
+    return nb
+
+
+def stamp(nb: NotebookNode) -> NotebookNode:
+    nb.metadata[provenance.STAMP] = {"source_hash": provenance.source_hash(nb)}
+    return nb
+
+
+def found(tmp_path: Path, nb: NotebookNode) -> list[tuple[str, str]]:
+    path = tmp_path / "03_chapter.ipynb"
+    path.write_text(json.dumps(nb), encoding="utf-8")
+    return hygiene.problems(path)
+
+
+def test_a_good_notebook_has_no_problems(tmp_path: Path) -> None:
+    assert found(tmp_path, stamp(good_notebook())) == []
+
+
+def output(text: str, name: str = "stdout") -> NotebookNode:
+    return new_output("stream", name=name, text=text)
+
+
+def set_metadata(index: int, **changes: Any) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[index].metadata["nbgrader"].update(changes)
+
+
+def swap(index: int, old: str, new: str) -> Callable[[NotebookNode], None]:
+    def change(nb: NotebookNode) -> None:
+        assert old in nb.cells[index].source
+        nb.cells[index].source = nb.cells[index].source.replace(old, new)
+
+    return change
+
+
+def append(index: int, text: str) -> Callable[[NotebookNode], None]:
+    def change(nb: NotebookNode) -> None:
+        nb.cells[index].source += text
+
+    return change
+
+
+def add_output(out: NotebookNode) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[2].outputs.append(out)
+
+
+def widget_error(nb: NotebookNode) -> None:
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "hidden", "traceback": []}
+    model = {"model_name": "OutputModel", "model_module": "m", "state": {"outputs": [error]}}
+    nb.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"id": model}}}
+
+
+def assign(index: int, **values: Any) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[index].update(values)
+
+
+def no_alt(nb: NotebookNode) -> None:
+    nb.cells[2].outputs[1].metadata = {"image/png": {"alt": " "}}
+
+
+def drop_output(index: int) -> Callable[[NotebookNode], None]:
+    return lambda nb: nb.cells[2].outputs.pop(index) and None
+
+
+ERROR = new_output("error", ename="ValueError", evalue="open", traceback=[])
+BREAKS: list[tuple[str, Callable[[NotebookNode], None]]] = [
+    ("valid", lambda nb: nb.cells[0].update(cell_type="prose")),
+    ("executed", assign(3, execution_count=9)),
+    ("executed", assign(1, execution_count=None)),
+    ("errors", add_output(ERROR)),
+    ("errors", widget_error),
+    ("stderr", add_output(output("careful", "stderr"))),
+    ("parameters", lambda nb: nb.cells[1].metadata.pop("tags") and None),
+    ("parameters", swap(2, "seed", "7")),
+    ("parameters", swap(1, "  # [0, 9] seed", "")),
+    ("cell-length", append(3, "\n# more" * 43)),
+    ("prose", swap(0, "word " * 450, "word " * 300)),
+    ("exercises", swap(3, "### END SOLUTION", "")),
+    ("exercises", lambda nb: nb.cells[3].metadata.pop("nbgrader") and None),
+    ("exercises", set_metadata(3, solution=False)),
+    ("exercises", set_metadata(4, grade=False)),
+    ("exercises", set_metadata(4, points=None)),
+    ("exercises", set_metadata(5, grade_id="exercise-1-solution")),
+    ("exercises", set_metadata(5, grade_id="")),
+    ("exercises", set_metadata(6, schema_version=2)),
+    ("exercises", lambda nb: nb.cells.__delitem__(slice(7, 9))),
+    ("widget", drop_output(0)),
+    ("widget", drop_output(1)),
+    ("paths", add_output(output("read /home/ada/x"))),
+    ("paths", append(3, "\n# see /work/elsewhere/data")),
+    ("paths", append(0, "\nfiles in `/tmp`")),
+    ("alt-text", no_alt),
+    ("alt-text", append(0, "\n\n![](dot.png)")),
+    ("alt-text", append(0, '\n\n<img src="dot.png" alt="">')),
+    ("alt-text", add_output(new_output("display_data", {"text/html": '<img src="dot.png">'}))),
+    ("alt-text", add_output(new_output("display_data", {"image/svg+xml": "<svg/>"}))),
+    ("shared", append(0, f"\nsee {hygiene.SHARED}")),
+    ("myst", append(0, "\n\n```{note}\nlisten\n```")),
+    ("myst", append(0, "\n\n:::tip\nlisten\n:::")),
+    ("kernelspec", lambda nb: nb.metadata.kernelspec.update(name="venv")),
+    ("exclamation", append(0, "\n\nIt works!")),
+    ("cell-ids", lambda nb: nb.cells[1].update(id=nb.cells[0].id)),
+    ("cell-ids", lambda nb: nb.cells[1].pop("id") and None),
+    ("size", add_output(output("x" * hygiene.MAX_BYTES))),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), BREAKS)
+def test_each_rule_catches_its_own_break(
+    tmp_path: Path, name: str, change: Callable[[NotebookNode], None]
+) -> None:
+    nb = good_notebook()
+    change(nb)
+    assert {rule for rule, _ in found(tmp_path, stamp(nb))} == {name}
+
+
+def test_the_stamp_must_fit_the_source(tmp_path: Path) -> None:
+    nb = stamp(good_notebook())
+    nb.cells[0].source += " More."
+    assert {rule for rule, _ in found(tmp_path, nb)} == {"stamp"}
+    assert {rule for rule, _ in found(tmp_path, good_notebook())} == {"stamp"}
+
+
+def test_every_rule_is_tested() -> None:
+    assert {name for name, _ in BREAKS} | {"stamp"} == set(hygiene.RULES) | {"valid", "size", "cell-ids"}
+
+
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
+    for text in ("", "{", "[]"):
+        path = tmp_path / "x.ipynb"
+        path.write_text(text)
+        assert [name for name, _ in hygiene.problems(path)] == ["valid"]
+    assert [name for name, _ in hygiene.problems(tmp_path / "absent.ipynb")] == ["valid"]
+
+
+def test_pictures_and_addresses_are_not_machine_paths(tmp_path: Path) -> None:
+    nb = good_notebook()
+    html = '<img alt="x" src="data:image/png;base64,AA+/usr/home/AA==">'
+    nb.cells[2].outputs.append(new_output("display_data", {"text/html": html}))
+    nb.cells[0].source += " See https://example.org/home/usr/ and data/work/x, either/or."
+    assert found(tmp_path, stamp(nb)) == []
+
+
+def test_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(tmp_path, stamp(good_notebook())) == []
+    path = tmp_path / "03_chapter.ipynb"
+    assert hygiene.main([str(path)]) == 0
+    assert "1 notebooks, no problems" in capsys.readouterr().out
+    path.write_text("{")
+    assert hygiene.main([str(path)]) == 1
+    assert f"{path}: [valid]" in capsys.readouterr().out
+    monkeypatch.setattr(hygiene, "committed_notebooks", lambda: [])
+    assert hygiene.main([]) == 1
+    assert "no notebooks" in capsys.readouterr().out
+
+
+def row(claim_id: str, chapter: str) -> dict[str, Any]:
+    texts = dict.fromkeys(("claim", "source", "measure", "unit", "thesis_setting"), "text")
+    return {
+        "id": claim_id,
+        "chapter": chapter,
+        "kind": "identity",
+        "tolerance": 0,
+        "published": None,
+        **texts,
+    }
+
+
+def test_ledger_and_chapters_fit_together(tmp_path: Path) -> None:
+    ledger = tmp_path / "claims.yaml"
+    ledger.write_text(yaml.safe_dump([row("a", "03"), row("b", "03"), row("c", "04"), row("d", "05")]))
+
+    def chapter(name: str, *claim_ids: str) -> Path:
+        bundles = [{claims.MIME: {"claim_id": i, "setting": "x", "violation": 0.0}} for i in claim_ids]
+        outputs = [new_output("display_data", bundle) for bundle in bundles]
+        nbformat.write(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), tmp_path / name)
+        return tmp_path / name
+
+    third, fourth = chapter("03_a.ipynb", "a", "b"), chapter("04_b.ipynb", "c")
+    assert hygiene.ledger_problems([third, fourth], ledger) == []  # no chapter 05 yet, so "d" may wait
+    assert hygiene.ledger_problems([chapter("03_a.ipynb", "a")], ledger) == [
+        "03_a.ipynb does not measure 'b'"
+    ]
+    wrong = hygiene.ledger_problems([chapter("03_a.ipynb", "a", "b", "c"), chapter("04_b.ipynb")], ledger)
+    assert wrong == ["03_a.ipynb measures 'c', which belongs to chapter 04"]
+    assert "not in the ledger" in hygiene.ledger_problems([chapter("03_a.ipynb", "z")], ledger)[0]
+    assert "no claims ledger" in hygiene.ledger_problems([], tmp_path / "absent.yaml")[0]
+
+
+@pytest.mark.parametrize("path", hygiene.committed_notebooks(), ids=lambda p: p.stem)
+def test_committed_notebook(path: Path) -> None:
+    assert hygiene.problems(path) == []
+
+
+def test_committed_claims() -> None:
+    if not hygiene.committed_chapters():
+        pytest.skip("no chapter is committed yet")
+    assert hygiene.ledger_problems(hygiene.committed_chapters()) == []
