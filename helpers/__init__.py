@@ -1,4 +1,4 @@
-"""Shared rooms of Closing the Gap: data, training, retrieval metrics, the claims ledger, and one room per algorithm."""
+"""Shared rooms of Closing the Gap: data, training, metrics, the claims ledger, one room per algorithm."""
 
 from __future__ import annotations
 

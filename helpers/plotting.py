@@ -30,7 +30,7 @@ TEN_CLASSES = [
     *("#332288", "#88CCEE", "#44AA99", "#117733", "#999933"),
     *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#6E7781"),
 ]
-"""Ten hues after Paul Tol's muted scheme, for ten classes. No ten hues suit everyone: label the classes as well."""
+"""Ten hues after Paul Tol's muted scheme, for ten classes; label the classes as well."""
 _SCREEN_DPI, _FILE_DPI = 80, 150
 
 

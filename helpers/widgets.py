@@ -24,8 +24,8 @@ def explorer(callback: Callable[..., tuple[Figure, str]], **controls: widgets.Wi
     """Controls above the callback's picture (with its alt text), redrawn when a control changes.
 
     ``controls`` maps the callback's argument names to widgets with a ``value``. An error in the callback
-    takes the picture's place and is raised as well. The picture is a plain HTML widget: an Output widget, as in
-    ``ipywidgets.interact``, can block batch execution for ever (jupyter/nbclient issue 312).
+    takes the picture's place and is raised as well. The picture is a plain HTML widget: an Output widget, as
+    in ``ipywidgets.interact``, can block batch execution for ever (jupyter/nbclient issue 312).
     """
     picture = widgets.HTML()
 
