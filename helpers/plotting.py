@@ -31,7 +31,7 @@ TEN_CLASSES = [
     *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#6E7781"),
 ]
 """Ten hues after Paul Tol's muted scheme, for ten classes; label the classes as well."""
-_SCREEN_DPI, _FILE_DPI = 80, 150
+_SCREEN_DPI, _FILE_DPI = 80, 112
 
 
 def use_style() -> None:
@@ -56,6 +56,7 @@ def use_style() -> None:
             "grid.color": "#E4E7EB",
             "grid.linewidth": 0.8,
             "axes.axisbelow": True,
+            "image.interpolation": "nearest",
             "legend.frameon": False,
             "legend.fontsize": 10,
             "lines.linewidth": 2,
