@@ -23,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	@awk '/^[a-z]/ { own = /^uv==/ } own' requirements.lock > .venv/uv.lock
 	$(PY) -m pip install --quiet --require-hashes -r .venv/uv.lock
-	$(PY) -m uv pip sync --python $(PY) --require-hashes requirements.lock
+	$(PY) -m uv pip sync --python $(PY) --compile-bytecode --require-hashes requirements.lock
 	$(PY) -m uv pip install --python $(PY) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

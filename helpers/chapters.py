@@ -21,6 +21,7 @@ import yaml
 from helpers import PROJECT_ROOT, claims
 from helpers.execution import execute_notebook, read_notebook
 from helpers.files import ChapterError, find_chapter, find_chapters, write_atomically
+from helpers.ledger_report import ledger_summary
 from helpers.parameters import ParameterError, check_parameters, overrides, parameters_of, parse_values
 from helpers.provenance import STAMP, circumstances, error_outputs
 
@@ -147,6 +148,21 @@ def reproduce(
     return failures
 
 
+def readme_with_claims(root: Path = PROJECT_ROOT) -> str:
+    """The README with the table between its `claims` markers made anew from the stored notebooks.
+
+    A README without both markers comes back as it is.
+    """
+    text = (Path(root) / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition("<!-- claims -->\n")
+    _, end, after = rest.partition("<!-- end of claims -->")
+    if not (begin and end):
+        return text
+    ledger = Path(root) / "reproduce" / "claims.yaml"
+    table = ledger_summary(claims.collect(find_chapters(root), ledger), ledger=ledger)
+    return f"{before}{begin}{table.rstrip()}\n{end}{after}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status (1 a failed run or check, 2 a refused parameter)."""
     options = _parser().parse_args(arguments)
@@ -218,6 +234,9 @@ def _main_run(options: argparse.Namespace, root: Path) -> int:
 def _main_execute(options: argparse.Namespace, root: Path) -> int:
     for name in options.chapters:
         print(execute_chapter(name, cell_timeout=options.cell_timeout, root=root))
+    readme = root / "README.md"
+    if readme.is_file():
+        write_atomically(readme, readme_with_claims(root))
     return 0
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.ledger import LEDGER, VERDICTS, Claim, Measurement, Result, Verdict, by_claim, judge, load_ledger
+from helpers.ledger import (
+    LEDGER,
+    VERDICTS,
+    Claim,
+    Measurement,
+    Result,
+    Verdict,
+    by_claim,
+    judge,
+    load_ledger,
+    paired_interval,
+)
 from helpers.tables import aligned, markdown_table
 
 
@@ -63,6 +74,38 @@ def ledger_table(results: Sequence[Result], *, markdown: bool = False, ledger: s
     if found:
         parts += ["## Where these numbers come from", _provenance_markdown(results)]
     return "\n\n".join(parts) + "\n"
+
+
+def ledger_summary(results: Sequence[Result], *, ledger: str | Path = LEDGER) -> str:
+    """A short Markdown table, one row per claim, for the README. Raises ClaimError as for `collect`."""
+    rows = load_ledger(ledger)
+    found = by_claim(results, rows)
+    body = []
+    for i, row in rows.items():
+        measurement = found[i].measurement if i in found else None
+        verdict = judge(row, measurement)
+        controls = _short_controls(row, measurement)
+        body.append([row.chapter, row.claim, _short_result(row, verdict), controls, f"**{verdict.verdict}**"])
+    head = ["Chapter", "Claim of the thesis", "Measured here", "Against its controls", "Verdict"]
+    return markdown_table(head, body)
+
+
+def _short_controls(row: Claim, measurement: Measurement | None) -> str:
+    values = measurement.controls if measurement else {}
+    beaten = {name: paired_interval(v).supports(row.sign, 0.0) for name, v in values.items()}
+    parts = [
+        f"{word} {', '.join(names)}"
+        for word, answer in (("beats", True), ("does not beat", False))
+        if (names := [name for name, b in beaten.items() if b == answer])
+    ]
+    return "; ".join(parts)
+
+
+def _short_result(row: Claim, verdict: Verdict) -> str:
+    if verdict.interval is None:
+        return f"holds to {row.tolerance:g}" if verdict.verdict == VERDICTS[0] else ""
+    i = verdict.interval
+    return f"{i.mean:+.2f} ({i.low:+.2f} to {i.high:+.2f}) {row.unit}, {verdict.seeds} seeds"
 
 
 def _claims_markdown(
