@@ -1,0 +1,28 @@
+"""Settings for every test: one core per worker, and where the real data sets are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Kernels that tests start inherit these; numerical libraries read theirs when they load. Without them each
+# worker of pytest-xdist would start as many threads and processes as there are cores.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "CTG_WORKERS"):
+        os.environ.setdefault(name, "1")
+
+CTG_DATA = os.environ.get("CTG_DATA")  # before any test sets it for its own ends
+
+
+@pytest.fixture
+def ctg_data() -> Path:
+    """Folder of the real data sets; skips the test where the environment variable CTG_DATA names none."""
+    if not CTG_DATA:
+        pytest.skip("CTG_DATA is not set: it names the folder of the real data sets")
+    from helpers.data import data_root  # loads torch, which few tests need
+
+    if not (folder := data_root(CTG_DATA)).is_dir():
+        pytest.skip(f"CTG_DATA={CTG_DATA!r} is no folder")
+    return folder.resolve()

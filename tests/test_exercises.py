@@ -1,0 +1,186 @@
+"""Exercises: each check fails on the empty stub, passes on the solution, and fails on plausible mistakes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from notebook_hygiene import committed_notebooks
+
+REGION = re.compile(r"(?ms)^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$")
+
+# (notebook, cell id) -> mistake -> code that stands in place of the solution
+WRONG: dict[tuple[str, str], dict[str, str]] = {
+    ("03_svmax", "ex-bounds"): {
+        "divides by d everywhere, as the released code": """
+            r = min(b, d)
+            return math.sqrt(b) / d, math.sqrt(r * b) / d
+        """,
+        "max for min": """
+            r = max(b, d)
+            return math.sqrt(b) / r, math.sqrt(b / r)
+        """,
+        "no square root in the ceiling": """
+            r = min(b, d)
+            return math.sqrt(b) / r, b / r
+        """,
+        "no square root in the floor": """
+            r = min(b, d)
+            return b / r, math.sqrt(b / r)
+        """,
+    },
+    ("03_svmax", "ex-rank"): {
+        "squared singular values": """
+            s = torch.linalg.svdvals(embeddings).square()
+            return torch.special.entr(s / s.sum()).sum().exp().item()
+        """,
+        "entropy in bits": """
+            s = torch.linalg.svdvals(embeddings)
+            p = s / s.sum()
+            return -(p * p.clamp_min(1e-12).log2()).sum().exp().item()
+        """,
+        "shares not normalised": """
+            return torch.special.entr(torch.linalg.svdvals(embeddings)).sum().exp().item()
+        """,
+        "counts the values above 0": """
+            return float((torch.linalg.svdvals(embeddings) > 0).sum())
+        """,
+    },
+    ("03_svmax", "ex-frame"): {
+        "orthonormal columns, rows not of length 1": """
+            q = torch.linalg.qr(concentrated_rows(b, b, 0.0))[0][:, :d]
+            return q * math.sqrt(b / d)
+        """,
+        "random unit rows": """
+            return concentrated_rows(b, d, 0.0)
+        """,
+        "descent in the wrong direction": """
+            points = concentrated_rows(b, d, 1.0).requires_grad_()
+            optimizer = torch.optim.Adam([points], lr=0.05)
+            for _ in range(300):
+                optimizer.zero_grad()
+                (-svmax_loss(points)).backward()
+                optimizer.step()
+            return unit_rows(points.detach())
+        """,
+        "rows not of length 1 in the end": """
+            points = concentrated_rows(b, d, 1.0).requires_grad_()
+            optimizer = torch.optim.Adam([points], lr=0.05)
+            for _ in range(300):
+                optimizer.zero_grad()
+                svmax_loss(points).backward()
+                optimizer.step()
+            return points.detach()
+        """,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A solution cell, the check after it, and the code cells before it."""
+
+    notebook: str
+    cell_id: str
+    earlier: list[str]
+    solution: str
+    check: str
+
+    def grade(self, solution: str) -> None:
+        """Run the check with `solution` in the solution's cell; raises what the cells raise."""
+        with plt.rc_context():
+            names = definitions(self.earlier)
+            run(solution, self.cell_id, names)
+            run(self.check, f"{self.cell_id}-check", names)
+
+    def with_region(self, code: str) -> str:
+        """The solution's cell with other code between the markers."""
+        body = textwrap.dedent(code).strip()
+        return REGION.sub(lambda m: textwrap.indent(body, m[1]), self.solution)
+
+
+def exercises() -> Iterator[Exercise]:
+    """The exercises of every notebook."""
+    for path in committed_notebooks():
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        for i, cell in enumerate(cells[:-1]):
+            if "### BEGIN SOLUTION" in cell.source:
+                earlier = [c.source for c in cells[:i]]
+                yield Exercise(path.stem, cell.id, earlier, cell.source, cells[i + 1].source)
+
+
+def run(source: str, name: str, names: dict[str, Any]) -> None:
+    exec(compile(source, name, "exec"), names)
+
+
+def definitions(cells: list[str]) -> dict[str, Any]:
+    """The set-up cell's names, and the imports, functions, classes and constants of the other cells.
+
+    No experiment runs: what computes its value is left out, and so is what needs such a value to be defined.
+    """
+    names: dict[str, Any] = {"__name__": "__main__"}
+    run(cells[0], "setup", names)
+    for node in (node for cell in cells[1:] for node in ast.parse(cell).body):
+        if is_definition(node):
+            with suppress(NameError):
+                run(ast.unparse(node), "definitions", names)
+    return names
+
+
+def is_definition(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+        with suppress(ValueError):
+            ast.literal_eval(node.value)
+            return True
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef)
+
+
+EXERCISES = {(e.notebook, e.cell_id): e for e in exercises()}
+
+
+def label(key: tuple[str, str]) -> str:
+    return "-".join(key)
+
+
+@pytest.mark.parametrize("key", EXERCISES, ids=label)
+def test_the_empty_stub_fails(key: tuple[str, str]) -> None:
+    exercise = EXERCISES[key]
+    stub = exercise.with_region("raise NotImplementedError")
+    assert stub.count("raise NotImplementedError") == 1
+    assert "SOLUTION" not in stub
+    with pytest.raises(NotImplementedError):
+        exercise.grade(stub)
+
+
+@pytest.mark.parametrize("key", EXERCISES, ids=label)
+def test_the_solution_passes(key: tuple[str, str]) -> None:
+    EXERCISES[key].grade(EXERCISES[key].solution)
+
+
+@pytest.mark.parametrize("key", EXERCISES, ids=label)
+def test_mistakes_fail_and_the_check_says_why(key: tuple[str, str]) -> None:
+    mistakes = WRONG.get(key, {})
+    assert len(mistakes) >= 2, f"write at least two plausible mistakes for {key} into WRONG"
+    accepted, silent = [], []
+    for name, code in mistakes.items():
+        try:
+            EXERCISES[key].grade(EXERCISES[key].with_region(code))
+        except AssertionError as error:
+            if not str(error):
+                silent.append(name)
+        else:
+            accepted.append(name)
+    assert not accepted, f"the check accepts: {accepted}"
+    assert not silent, f"the check does not say what is wrong with: {silent}"
+
+
+def test_the_table_names_only_exercises_that_exist() -> None:
+    assert WRONG.keys() <= EXERCISES.keys()

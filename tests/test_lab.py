@@ -1,0 +1,92 @@
+"""Every chapter in a real browser: JupyterLab opens it, runs all of it, and its explorer answers a slider."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import lab
+import nbformat
+import pytest
+from small_notebooks import KERNELSPEC
+
+from helpers.files import find_chapters
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(lab.CHROMIUM is None, reason="no Chromium: install it, or name it in CHROMIUM"),
+]
+RUN_SECONDS = 600
+BROKEN = """\
+from matplotlib.figure import Figure
+from helpers.widgets import explorer, slider
+
+def draw(n):
+    if n > 2:
+        raise ValueError("no drawing of three")
+    return Figure(figsize=(1, n)), f"A drawing of {n}"
+
+explorer(draw, n=slider("n", 1, 0, 5))"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    pytest.importorskip("playwright", reason="the package playwright is missing")
+    root = tmp_path_factory.mktemp("project")
+    (root / "notebooks").mkdir()
+    for path in find_chapters():
+        shutil.copy(path, root / "notebooks")
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC})
+    nb.cells = [nbformat.v4.new_code_cell(source) for source in (BROKEN, "print(1 / 0)", "print('never')")]
+    nbformat.write(nb, root / "notebooks" / "broken.ipynb")
+    with lab.server(root, tmp_path_factory.mktemp("jupyter")) as running:
+        yield running
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Folder for screenshots: CTG_SHOTS, or one of pytest's own."""
+    folder = Path(os.environ.get("CTG_SHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", find_chapters(), ids=lambda path: path.stem)
+def test_a_chapter_runs_and_its_explorer_answers(path: Path, site: dict[str, str], shots: Path) -> None:
+    with lab.browser() as page:
+        lab.open_notebook(page, site, f"notebooks/{path.name}")
+        lab.run_all(page, RUN_SECONDS)
+        assert lab.problems(page) == []
+        handle, picture = lab.explorer(page)
+        picture.scroll_into_view_if_needed()
+        page.screenshot(path=shots / f"{path.stem}-before.png")
+        for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+            old_src, old_alt = picture.get_attribute("src"), picture.get_attribute("alt")
+            value = lab.press(page, handle, key)
+            lab.wait_for_another(picture, old_src, seconds=60)
+            names_value = re.compile(rf"(?<![\d.]){re.escape(value)}(?![\d.]*\d)")
+            assert names_value.search(picture.get_attribute("alt"))
+            assert picture.get_attribute("alt") != old_alt
+        page.screenshot(path=shots / f"{path.stem}-after.png")
+        assert lab.problems(page) == []
+
+
+def test_what_is_broken_is_seen(site: dict[str, str]) -> None:
+    with lab.browser() as page:
+        lab.open_notebook(page, site, "notebooks/broken.ipynb")
+        lab.run_all(page, 60)
+        assert "cell 1: ZeroDivisionError: division by zero" in lab.problems(page)
+        handle, picture = lab.explorer(page)
+        old = picture.get_attribute("src")
+        with pytest.raises(AssertionError):
+            lab.wait_for_another(picture, old, seconds=1)
+        assert lab.press(page, handle, "ArrowRight") == "2"
+        lab.wait_for_another(picture, old, seconds=30)
+        assert picture.get_attribute("alt") == "A drawing of 2"
+        lab.press(page, handle, "ArrowRight")
+        page.get_by_text("ValueError: no drawing of three").first.wait_for()
+        assert "in a widget: ValueError: no drawing of three" in lab.problems(page)

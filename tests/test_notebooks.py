@@ -1,0 +1,107 @@
+"""The committed notebooks: they keep the house rules, and run with other parameters than their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import notebook_hygiene as hygiene
+import pytest
+
+from helpers import claims, provenance
+from helpers.chapters import run_chapter
+from helpers.files import find_chapters
+from helpers.parameters import ParameterError, parameters_of
+
+# Small runs with another seed, by chapter: less than a minute each on one core.
+SMALL: dict[str, dict[str, Any]] = {
+    "03_svmax": {
+        "seed": 1,
+        "seeds": 3,
+        "steps": 20,
+        "learning_rates": [0.01, 0.1],
+        "circle_seeds": 3,
+        "circle_steps": 50,
+        "gan_seeds": 3,
+        "gan_steps": 100,
+        "device": "cpu",
+    },
+}
+ON_PHOTOS = ["03_svmax"]
+"""Chapters that take their images from `dataset`."""
+
+chapter = pytest.mark.parametrize("path", find_chapters(), ids=lambda path: path.stem)
+
+
+@pytest.mark.parametrize("path", hygiene.committed_notebooks(), ids=lambda path: path.stem)
+def test_house_rules(path: Path) -> None:
+    lines = [f"[{name}] {text}" for name, text in hygiene.problems(path)]
+    assert not lines, "\n".join(lines)
+
+
+def test_every_claim_of_a_chapter_is_measured_in_it() -> None:
+    lines = hygiene.ledger_problems(hygiene.committed_chapters())
+    assert not lines, "\n".join(lines)
+
+
+def run_small(path: Path, out: Path, **more: Any) -> list[claims.Measurement]:
+    """What a small run measures, computed afresh and written to `out`, after the checks of every run."""
+    given = SMALL[path.stem] | more
+    defaults = {name: p.default for name, p in parameters_of(nbformat.read(path, as_version=4)).items()}
+    assert run_chapter(path, given, out=out, recompute=True) == out
+    assert list(out.parent.iterdir()) == [out]
+    nb = nbformat.read(out, as_version=4)
+    stamp = nb.metadata[provenance.STAMP]
+    assert stamp["parameters"] == defaults | given
+    assert stamp["source_hash"] == provenance.source_hash(nb)
+    assert provenance.is_executed_in_order(nb)
+    assert provenance.stderr_outputs(nb) == []
+    measured = [result.measurement for result in claims.collect([out])]
+    rows = {i: row for i, row in claims.load_ledger().items() if row.chapter == path.name[:2]}
+    assert sorted(m.claim_id for m in measured) == sorted(rows)
+    for m in measured:
+        if rows[m.claim_id].kind == "identity":
+            assert m.violation <= rows[m.claim_id].tolerance
+        else:
+            assert all(len(values) >= claims.MIN_SEEDS for values in (m.effects, *m.controls.values()))
+    return measured
+
+
+@pytest.mark.notebook
+@chapter
+def test_a_small_run_with_another_seed(path: Path, tmp_path: Path) -> None:
+    assert path.stem in SMALL, f"add small parameters of {path.stem} to SMALL"
+    run_small(path, tmp_path / "small.ipynb")
+
+
+@pytest.mark.notebook
+@pytest.mark.real_data
+@pytest.mark.parametrize("stem", ON_PHOTOS)
+def test_a_small_run_on_photographs(stem: str, tmp_path: Path, ctg_data: Path) -> None:
+    (path,) = (p for p in find_chapters() if p.stem == stem)
+    if not (ctg_data / "grocery").is_dir():
+        pytest.skip(f"{ctg_data} holds no folder grocery")
+    dataset = f"folder:{ctg_data / 'grocery'}"
+    measured = run_small(path, tmp_path / "photos.ipynb", dataset=dataset)
+    assert any(dataset in m.setting for m in measured)
+
+
+@chapter
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sed": 1}, "unknown parameter 'sed': did you mean 'seed'?"),
+        ({"seed": "one"}, "parameter 'seed': 'one' has the wrong type; expected int"),
+        ({"seed": 1.5}, "parameter 'seed': 1.5 has the wrong type; expected int"),
+        ({"seed": True}, "parameter 'seed': True has the wrong type; expected int"),
+        ({"seed": -1}, "parameter 'seed': -1 is out of range; expected int"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_runs(
+    path: Path, parameters: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        run_chapter(path, parameters, out=tmp_path / "never.ipynb")
+    assert str(caught.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
