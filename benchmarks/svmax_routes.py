@@ -2,7 +2,7 @@
 
     python benchmarks/svmax_routes.py [--device cpu] [--json reproduce/results/svmax_routes_cpu.json]
 
-A ratio above 1 means faster than SVD. `GRAM_LIMIT` in helpers/svmax.py is read off the CPU table.
+A ratio above 1 means faster than SVD. `GRAM_FROM` in helpers/svmax.py is read off the CPU table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ import torch
 from helpers.svmax import mean_singular_value, unit_rows
 from helpers.training import pick_device
 
-SHAPES = [(32, 2), (144, 2), (48, 32), (144, 64), (144, 128), (64, 128), (32, 256), (256, 256), (512, 512)]
+SHAPES = [
+    *((144, 2), (144, 4), (144, 8), (144, 16), (48, 32), (144, 64), (144, 128), (64, 128), (32, 256)),
+    *((256, 256), (512, 512), (2048, 512), (1024, 1024)),
+]
 ROUTES = ("svd", "gram", "polar")
 
 

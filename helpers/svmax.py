@@ -21,8 +21,8 @@ from torch import Tensor
 
 Method = Literal["auto", "svd", "gram", "polar"]
 
-GRAM_LIMIT = 512
-"""Below this ``r`` the Gram route beats SVD on a CPU (measured: ``python benchmarks/svmax_routes.py``)."""
+GRAM_FROM = 32
+"""From this ``r`` on the Gram route beats SVD on a CPU (measured: ``python benchmarks/svmax_routes.py``)."""
 
 POLAR_STEPS = 24
 """Newton-Schulz steps: they resolve singular values down to ``1.5**-POLAR_STEPS`` of ``||E||_F``."""
@@ -52,7 +52,7 @@ def mean_singular_value(embeddings: Tensor, method: Method = "auto") -> Tensor:
 
     ``method`` names the route to the same number: ``"svd"``; ``"gram"`` (eigenvalues of the smaller Gram
     matrix in float64); ``"polar"`` (matrix products only, so a CUDA stream never waits for a solver);
-    ``"auto"`` takes polar off the CPU, gram for small float32 batches, SVD otherwise. The gradient is
+    ``"auto"`` takes polar off the CPU, and on it gram for float32 from ``r = 32`` on, else SVD. The gradient is
     ``U V^T / r`` on the directions that are present and 0 on the others, hence finite for a collapsed batch.
 
     float16 and bfloat16 are computed and returned in float32. Raises TypeError for non-floating input,
@@ -226,7 +226,7 @@ _ROUTES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 def _pick_route(embeddings: Tensor, r: int) -> str:
     if embeddings.device.type != "cpu":
         return "polar"
-    return "gram" if embeddings.dtype == torch.float32 and r < GRAM_LIMIT else "svd"
+    return "gram" if embeddings.dtype == torch.float32 and r >= GRAM_FROM else "svd"
 
 
 def _check_embeddings(embeddings: Tensor) -> None:

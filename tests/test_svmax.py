@@ -146,7 +146,7 @@ def test_collapsed_batch_has_finite_gradient(method, dtype):
 
 def test_auto_route_picks_from_device_dtype_and_size():
     assert svmax._pick_route(torch.zeros(144, 128), 128) == "gram"
-    assert svmax._pick_route(torch.zeros(2048, 1024), 1024) == "svd"
+    assert svmax._pick_route(torch.zeros(144, 16), 16) == "svd"
     assert svmax._pick_route(torch.zeros(144, 128, dtype=torch.float64), 128) == "svd"
     assert svmax._pick_route(torch.zeros(144, 128, device="meta"), 128) == "polar"
 
