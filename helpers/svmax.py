@@ -52,8 +52,8 @@ def mean_singular_value(embeddings: Tensor, method: Method = "auto") -> Tensor:
 
     ``method`` names the route to the same number: ``"svd"``; ``"gram"`` (eigenvalues of the smaller Gram
     matrix in float64); ``"polar"`` (matrix products only, so a CUDA stream never waits for a solver);
-    ``"auto"`` takes polar off the CPU, and on it gram for float32 from ``r = 32`` on, else SVD. The gradient is
-    ``U V^T / r`` on the directions that are present and 0 on the others, hence finite for a collapsed batch.
+    ``"auto"`` takes polar off the CPU, and on it gram for float32 from ``r = 32`` on, else SVD. The gradient
+    is ``U V^T / r`` on the directions present and 0 on the others, hence finite for a collapsed batch.
 
     float16 and bfloat16 are computed and returned in float32. Raises TypeError for non-floating input,
     ValueError for fewer than two dimensions, an empty batch, or (on a CPU; a check on CUDA would stall the
