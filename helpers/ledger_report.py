@@ -157,5 +157,7 @@ def _controls_text(verdict: Verdict) -> str:
 
 def _published_text(row: Claim) -> str:
     return (
-        "not verified" if row.published is None else f"{row.published['value']} ({row.published['setting']})"
+        "no verified figure"
+        if row.published is None
+        else f"{row.published['value']} ({row.published['setting']})"
     )

@@ -126,4 +126,4 @@ def _draw_between_bounds(axes: Axes, b: int, d: int, concentration: float, s_mu:
     axes.set(xlabel="concentration", ylabel="mean singular value", title="Between its bounds")
     margin = 0.14 * ((upper - lower) or 1)
     axes.set_ylim(lower - margin, upper + 1.4 * margin)
-    axes.legend(loc="center right")
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.8), frameon=True, edgecolor="none")
