@@ -106,23 +106,3 @@ def plot_seeds(axes: Axes, groups: Mapping[str, Sequence[float]], colors: Mappin
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.grid(axis="x", visible=False)
-
-
-def label_lines_directly(axes: Axes, pad: float = 0.01) -> None:
-    """Write each line's label at its right end , pushed apart where they would overlap."""
-    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-    low, high = axes.get_ylim()
-    gap = 0.065 * (high - low)
-    previous = -np.inf
-    for line in sorted(lines, key=lambda line: line.get_ydata()[-1]):
-        y = max(float(line.get_ydata()[-1]), previous + gap)
-        previous = y
-        axes.annotate(
-            line.get_label(),
-            (1 + pad, y),
-            xycoords=("axes fraction", "data"),
-            color=line.get_color(),
-            va="center",
-            fontsize=10,
-            annotation_clip=False,
-        )
