@@ -94,6 +94,7 @@ class Verdict:
     seeds: int = 0
     controls: dict[str, str] = field(default_factory=dict)
     controls_beaten: bool | None = None
+    beaten: dict[str, bool] = field(default_factory=dict)  # by control
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def judge(row: Claim, measurement: Measurement | None) -> Verdict:
     wanted = f"claimed {row.direction}, smallest mean that counts {row.tolerance:g}"
     sentence = f"Mean effect {_effect_text(measurement.effects, row)}; {wanted}."
     seeds = len(measurement.effects)
-    return Verdict(verdict, sentence, interval, seeds, sentences, all(refuting) if refuting else None)
+    return Verdict(verdict, sentence, interval, seeds, sentences, all(refuting) if refuting else None, beaten)
 
 
 def _effect_text(effects: Sequence[float], row: Claim) -> str:

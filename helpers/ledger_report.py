@@ -19,7 +19,6 @@ from helpers.ledger import (
     by_claim,
     judge,
     load_ledger,
-    paired_interval,
 )
 from helpers.tables import aligned, markdown_table
 
@@ -82,21 +81,18 @@ def ledger_summary(results: Sequence[Result], *, ledger: str | Path = LEDGER) ->
     found = by_claim(results, rows)
     body = []
     for i, row in rows.items():
-        measurement = found[i].measurement if i in found else None
-        verdict = judge(row, measurement)
-        controls = _short_controls(row, measurement)
+        verdict = judge(row, found[i].measurement if i in found else None)
+        controls = _short_controls(verdict)
         body.append([row.chapter, row.claim, _short_result(row, verdict), controls, f"**{verdict.verdict}**"])
     head = ["Chapter", "Claim of the thesis", "Measured here", "Against its controls", "Verdict"]
     return markdown_table(head, body)
 
 
-def _short_controls(row: Claim, measurement: Measurement | None) -> str:
-    values = measurement.controls if measurement else {}
-    beaten = {name: paired_interval(v).supports(row.sign, 0.0) for name, v in values.items()}
+def _short_controls(verdict: Verdict) -> str:
     parts = [
         f"{word} {', '.join(names)}"
         for word, answer in (("beats", True), ("does not beat", False))
-        if (names := [name for name, b in beaten.items() if b == answer])
+        if (names := [name for name, beaten in verdict.beaten.items() if beaten == answer])
     ]
     return "; ".join(parts)
 
