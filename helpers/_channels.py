@@ -1,43 +1,52 @@
-"""How channels flow through a network, and the smaller network that its first channels make.
+"""How channels flow through a network, and the smaller network that the first of them make.
 
-The tracing is Torch-Pruning's `DependencyGraph`. To learn what its pruning keeps, every entry of every tensor
-is set to its own position before: what stands in the pruned tensors then says where each entry came from.
+Which channels belong together is read off Torch-Pruning's `DependencyGraph`; which of them stay is decided
+here, and `helpers._cuts` does the cutting.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import traceback
-from collections.abc import Iterator
+from collections import defaultdict
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
 from torch_pruning import DependencyGraph
 from torch_pruning.dependency import Group, Node
 from torch_pruning.ops import OPTYPE
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from helpers._cuts import PER_CHANNEL, WEIGHTED, Cut, SplitError, copy_with
+
 MIXING = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.MultiheadAttention, nn.RNNBase)
 
 
-class SplitError(ValueError):
-    """A network whose channels cannot be split into a fit and a reset hypothesis; says where and why."""
+def kept_channels(width: int, rate: float) -> int:
+    """``ceil(rate * width)``, exact for decimal rates, at least 1."""
+    return max(1, math.ceil(Fraction(str(rate)) * width))
 
 
-def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers by name."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def check_layers(model: nn.Module) -> None:
+    """SplitError for layers whose weights neither split covers."""
+    owner: dict[int, str] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, _ConvTransposeNd):
+            raise SplitError(f"{name} ({type(layer).__name__}): transposed convolutions are not supported")
+        if is_parametrized(layer):
+            raise SplitError(f"{name} has a parametrised weight; remove the parametrisation first")
+        if isinstance(layer, WEIGHTED) and (other := owner.setdefault(id(layer.weight), name)) != name:
+            raise SplitError(f"{name} shares its weight with {other}; give each its own")
 
 
-@torch.no_grad()
-def slim_template(model: nn.Module, example_input: Tensor, split_rate: float) -> nn.Module:
-    """The network of the first ``ceil(split_rate * C)`` channels of every layer, on the CPU in float64.
+def channel_cuts(model: nn.Module, example_input: Tensor, split_rate: float) -> dict[str, Cut]:
+    """How to cut every tensor of `model` down to the first channels of every layer, by tensor name.
 
-    The floating-point entries of its tensors are positions in the flattened tensors of `model`, which stays
-    as it is. Channels of the input and of the output are all kept; a concatenation keeps the first channels
-    of each of its blocks, a grouped convolution those of each of its groups.
+    Channels of the input and of the output are all kept. Where layers must agree (sums, gates), they keep the
+    same channels; a concatenation keeps the first ones of each of its blocks, a grouped convolution those of
+    each of its groups, and so do the layers before it. `model` stays as it is.
 
     Raises SplitError for layers that mix channels, a network that cannot be traced, and layers that
     `example_input` does not reach.
@@ -48,33 +57,55 @@ def slim_template(model: nn.Module, example_input: Tensor, split_rate: float) ->
                 f"{name} ({type(layer).__name__}) mixes channels: without the reset half, the kept channels "
                 "after it would change, so there is no slim network"
             )
-    traced = copy.deepcopy(model).cpu().double().requires_grad_(True)
-    images = torch.cat([example_input[:1], example_input[:1]]).cpu().double()  # a batch norm may need two
-    try:
-        graph = _trace(traced, images)
-    except Exception as error:
-        where = _where_it_failed(traced, error)
-        raise SplitError(f"cannot follow the channels {where}: {type(error).__name__}: {error}") from error
-    for name, layer in traced.named_modules():
+    hollow = {name: torch.zeros(1).expand(weight.shape) for name, weight in model.named_parameters()}
+    traced = copy_with(model, hollow).cpu().float().requires_grad_(True)  # channels flow whatever the weights
+    graph, probe = _trace(traced, example_input)
+    names = {layer: name for name, layer in traced.named_modules()}
+    for layer, name in names.items():
         if isinstance(layer, WEIGHTED) and layer not in graph.module2node:
             raise SplitError(f"{name} takes no part in the forward pass of example_input; remove it first")
-    for _, tensor in tensors(traced):
-        if tensor.is_floating_point():
-            tensor.copy_(torch.arange(tensor.numel(), dtype=torch.float64).view_as(tensor))
-    for group in list(graph.get_all_groups()):
-        if not _reaches_output(graph, group):
-            channels = group[0].idxs
-            of_one = len(channels) // _conv_groups(group)
-            group.prune([c for c in channels if c % of_one >= math.ceil(split_rate * of_one)])
-    return traced
+    dropped: dict[tuple[nn.Module, bool], set[int]] = defaultdict(set)  # (layer, its output?) -> channels
+    for group in graph.get_all_groups():
+        if any(_is_end(graph, item, probe) for item, _ in group):
+            continue
+        kept = _kept_of(graph, group, split_rate)
+        for item in group:
+            output = graph.is_out_channel_pruning_fn(item.dep.handler)
+            lost = {i for i, root in zip(item.idxs, item.root_idxs, strict=True) if root not in kept}
+            dropped[item.dep.target.module, output] |= lost
+    cuts: dict[str, Cut] = {}
+    for layer in dict.fromkeys(layer for layer, _ in dropped):
+        out, into = dropped.get((layer, True), set()), dropped.get((layer, False), set())
+        if isinstance(layer, nn.Parameter):
+            dim = graph.module2node[layer].pruning_dim
+            cuts[graph._param_to_name[layer].removeprefix("1.")] = {dim: _rest(layer.shape[dim], out | into)}
+        elif layer in names:
+            cuts |= {
+                f"{names[layer]}.{tensor}": cut
+                for tensor, cut in _layer_cuts(names[layer], layer, out, into).items()
+            }
+    return cuts
 
 
-def _trace(model: nn.Module, images: Tensor) -> DependencyGraph:
-    """The dependency graph in training mode, in which auxiliary heads take part."""
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        return DependencyGraph().build_dependency(
-            model, images, forward_fn=lambda network, batch: network.train()(batch), verbose=False
-        )
+def _trace(model: nn.Module, example_input: Tensor) -> tuple[DependencyGraph, nn.Module]:
+    """The graph in training mode, in which auxiliary heads take part, behind a layer that marks the input."""
+    images = torch.cat([example_input[:1], example_input[:1]]).cpu().float()  # a batch norm may need two
+    width = images.shape[1]
+    kinds = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+    with torch.random.fork_rng(devices=[]):
+        probe = kinds[images.ndim](width, width, 1) if images.ndim in kinds else nn.Linear(width, width)
+        whole = nn.Sequential(probe, model)
+        try:
+            with torch.enable_grad():
+                graph = DependencyGraph().build_dependency(
+                    whole, images, forward_fn=lambda network, batch: network.train()(batch), verbose=False
+                )
+        except Exception as error:
+            raise SplitError(
+                f"cannot follow the channels {_where_it_failed(model, error)}: a reshape, a shuffle or an "
+                f"input of the wrong size stops the tracer there ({type(error).__name__}: {error})"
+            ) from error
+    return graph, probe
 
 
 def _where_it_failed(model: nn.Module, error: Exception) -> str:
@@ -89,57 +120,56 @@ def _where_it_failed(model: nn.Module, error: Exception) -> str:
     return f"of {type(model).__name__}"
 
 
-def _reaches_output(graph: DependencyGraph, group: Group) -> bool:
-    """Whether these channels are the network's output, which is never cut."""
-    return any(
-        dependency.target.type == OPTYPE.OUTPUT
-        or (graph.is_out_channel_pruning_fn(dependency.handler) and not dependency.target.outputs)
-        for dependency, _ in group
-    )
+def _is_end(graph: DependencyGraph, dependency, probe: nn.Module) -> bool:
+    """Whether these channels are the network's input or output, which are never cut."""
+    node, output = dependency.target, graph.is_out_channel_pruning_fn(dependency.handler)
+    return node.type == OPTYPE.OUTPUT or (output and (node.module is probe or not node.outputs))
 
 
-def _conv_groups(group: Group) -> int:
-    """Number of equal runs of channels that grouped (not depthwise) convolutions keep apart."""
-    layers = [dependency.target.module for dependency, _ in group]
-    counts = [m.groups for m in layers if isinstance(m, WEIGHTED[:3]) and 1 < m.groups < m.out_channels]
-    return math.lcm(*counts)
+def _kept_of(graph: DependencyGraph, group: Group, rate: float) -> set[int]:
+    """The channels of a coupled set that stay: the first of every block that a layer or conv group makes."""
+    blocks: dict[int, list] = defaultdict(list)
+    for number, item in enumerate(group):
+        layer, output = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
+        groups = layer.groups if isinstance(layer, _ConvNd) else 1
+        depthwise = isinstance(layer, _ConvNd) and 1 < groups == layer.in_channels == layer.out_channels
+        if not isinstance(layer, WEIGHTED) or depthwise or not (output or groups > 1):
+            continue
+        size = (layer.weight.shape[0] if output else layer.weight.shape[1] * groups) // groups
+        for i, root in zip(item.idxs, item.root_idxs, strict=True):
+            blocks[root].append((number, i // size))
+    members: dict[tuple, list[int]] = defaultdict(list)
+    for root in sorted(blocks):
+        members[tuple(blocks[root])].append(root)
+    return {root for block in members.values() for root in block[: kept_channels(len(block), rate)]}
 
 
-def positions_in_dense(template: nn.Module) -> dict[str, Tensor]:
-    """Tensor name -> where its entries stand in the flattened dense tensor (integers are left out)."""
-    return {name: tensor.long() for name, tensor in tensors(template) if tensor.is_floating_point()}
-
-
-@torch.no_grad()
-def check_identity(
-    zeroed: nn.Module, slim: nn.Module, positions: dict[str, Tensor], example_input: Tensor
-) -> None:
-    """SplitError unless, in eval mode, the dense network without its reset half computes what `slim` does.
-
-    Every layer with a weight is compared on its kept channels; the networks are converted in place.
-    """
-    names = [name.removesuffix(".weight") for name in positions if name.endswith(".weight")]
-
-    def outputs(network: nn.Module) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
-        for name in names:
-            keep = lambda *call, name=name: seen.__setitem__(name, call[2].clone())  # noqa: E731
-            network.get_submodule(name).register_forward_hook(keep)
-        network.cpu().double().eval()(example_input[:1].cpu().double())
-        return seen
-
-    dense = outputs(zeroed)
-    for name, ours in outputs(slim).items():
-        layer = zeroed.get_submodule(name)
-        kept = (
-            positions[f"{name}.weight"].flatten(1)[:, 0]
-            if layer.weight.ndim > 1
-            else positions[f"{name}.weight"]
+def _rest(width: int, lost: set[int]) -> Tensor:
+    if len(lost) >= width:
+        raise SplitError(
+            f"a layer with {width} channels would lose all of them; something splits its channels"
         )
-        kept = kept // layer.weight[0].numel()
-        theirs = dense[name].index_select(-1 if isinstance(layer, nn.Linear) else 1, kept)
-        if not torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9 * theirs.abs().max().item()):
+    return torch.tensor([i for i in range(width) if i not in lost])
+
+
+def _layer_cuts(name: str, layer: nn.Module, out: set[int], into: set[int]) -> dict[str, Cut]:
+    """Tensor name -> cut, for one layer whose output and input lose these channels."""
+    if isinstance(layer, PER_CHANNEL):
+        own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        sizes = {tensor: values for tensor, values in own if values.ndim == 1 and len(values) > 1}
+        return {tensor: {0: _rest(len(values), out | into)} for tensor, values in sizes.items()}
+    if not isinstance(layer, WEIGHTED):
+        raise SplitError(f"{name}: there is no rule to cut the channels of {type(layer).__name__}")
+    groups = getattr(layer, "groups", 1)
+    filters = _rest(len(layer.weight), out)
+    columns = _rest(layer.weight.shape[1] * groups, into)
+    if groups > 1:  # which input channels each kept filter reads, counted within its group
+        size, per_group = layer.weight.shape[1], len(layer.weight) // groups
+        local = [columns[columns // size == g] % size for g in (filters // per_group).tolist()]
+        if len({len(row) for row in local}) > 1:
             raise SplitError(
-                f"the kept channels of {name} ({type(layer).__name__}) read more than kept channels: "
-                "something before it mixes or re-orders channels"
+                f"{name} ({type(layer).__name__}): its {groups} groups would keep unequal inputs"
             )
+        columns = torch.stack(local)
+    cuts = {"weight": {0: filters, 1: columns}}
+    return cuts | ({"bias": {0: filters}} if layer.bias is not None else {})

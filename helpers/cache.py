@@ -55,5 +55,7 @@ def cached(
 def _source_text(source: Callable | type) -> str:
     if not inspect.isclass(source):
         return inspect.getsource(source)
-    # a notebook's classes have no file to read, their methods do
-    return "\n".join(inspect.getsource(f) for f in vars(source).values() if inspect.isfunction(f))
+    # a notebook's classes have no file to read, their methods do, except those a dataclass generates
+    methods = [f for f in vars(source).values() if inspect.isfunction(f)]
+    written = [inspect.getsource(f) for f in methods if inspect.unwrap(f).__code__.co_filename != "<string>"]
+    return "\n".join([str(inspect.get_annotations(source)), *written])

@@ -14,17 +14,16 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers._channels import WEIGHTED, SplitError, check_identity, positions_in_dense, slim_template, tensors
+from helpers._channels import channel_cuts, check_layers
+from helpers._cuts import NORMS, WEIGHTED, SplitError, check_identity, cut_mask, cut_network
 
 __all__ = ["KnowledgeEvolution", "SplitError", "evolve", "kaiming_uniform", "multiply_adds"]
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 kaiming_uniform = partial(nn.init.kaiming_uniform_, a=math.sqrt(5))
 """What the released code re-draws with: uniform within 1 / sqrt(fan_in), PyTorch's own default."""
@@ -41,18 +40,20 @@ class KnowledgeEvolution:
             CPU, True for the fit hypothesis. Batch norms and biases belong to no hypothesis, as in the code.
 
     ``split="kels"`` keeps of every layer the first ``ceil(split_rate * C)`` input and output channels: of
-    every concatenated block, and of every group of a grouped convolution, its own first channels. Channels
-    of the network's input and output all stay. ``split="wels"`` keeps each weight with probability
-    ``split_rate``.
+    every concatenated block, and of every group of a grouped convolution, its own first channels (the layers
+    that must agree with it then keep the same ones). Channels of the network's input and output all stay.
+    ``split="wels"`` keeps each weight with probability ``split_rate``.
 
     Args:
         model: a convolutional network; it must take part in autograd as it is.
-        example_input: images (B, C, H, W) to trace it with, usually one; needed for "kels" alone.
+        example_input: images (B, C, H, W) to trace it with, needed for "kels" alone. One is enough, of any
+            size that the network takes in training (Inception v3 with its auxiliary head: 299 px).
         split_rate: between 0 and 1, both excluded.
         generator: source of all randomness here, on the CPU; None is torch's global one.
 
     Raises:
-        SplitError: a layer mixes or re-orders channels in a way that leaves no slim network.
+        SplitError: a layer mixes or re-orders channels in a way that leaves no slim network, or has weights
+            that cannot be split (transposed, shared, parametrised); the message names it.
         ValueError: a split rate outside (0, 1), an unknown split, or no weight to split.
     """
 
@@ -73,6 +74,7 @@ class KnowledgeEvolution:
             raise ValueError(f"split is {split!r}; expected 'kels' or 'wels'")
         self.model, self.split, self.split_rate, self.generator = model, split, split_rate, generator
         weights = self._weights()
+        check_layers(model)
         if not weights:
             raise ValueError(f"{type(model).__name__} has no convolution and no linear layer to split")
         if split == "wels":
@@ -83,12 +85,11 @@ class KnowledgeEvolution:
             raise ValueError(
                 "split='kels' follows the channels of an example_input; pass images (B, C, H, W)"
             )
-        self._template = slim_template(model, example_input, split_rate)
-        full, kept = dict(tensors(model)), positions_in_dense(self._template)
-        everything = {name: _marked(positions, full[name].shape) for name, positions in kept.items()}
-        self.masks = {name: everything[name] for name in weights}
-        self._kept = {name: mask for name, mask in everything.items() if name not in weights}
-        check_identity(self.scaled(0.0), self.slim(), kept, example_input)
+        self._cuts = channel_cuts(model, example_input, split_rate)
+        self.masks = {name: cut_mask(w.shape, self._cuts.get(name, {})) for name, w in weights.items()}
+        if all(mask.all() for mask in self.masks.values()):
+            raise SplitError(f"split rate {split_rate} keeps all of {type(model).__name__}; nothing to reset")
+        check_identity(model, self._cuts, self.masks, example_input)
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """The weights of convolutions and linear layers, by parameter name, each once."""
@@ -112,15 +113,15 @@ class KnowledgeEvolution:
         Args:
             draw: an initialiser of `torch.nn.init` that takes ``generator=``, such as ``kaiming_normal_`` or
                 ``orthogonal_``. It draws whole layers, so the fan-in is that of the dense network.
-            norms_and_biases: also set batch norms of reset channels to scale 1, shift 0, mean 0, variance 1
-                and their biases to 0. The released code leaves all of these alone.
+            norms_and_biases: also set batch and instance norms of reset channels to scale 1, shift 0, mean 0
+                and variance 1, and their biases to 0. The released code leaves all of these alone.
 
         Raises ValueError for `norms_and_biases` with weight-level masks, where no channel is reset.
         """
         if norms_and_biases and self.split == "wels":
             raise ValueError("split='wels' resets single weights, no channels: norms_and_biases needs 'kels'")
         for name, weight in self._weights().items():
-            fresh = draw(torch.empty(weight.shape), generator=self.generator).to(weight)
+            fresh = draw(torch.empty(weight.shape, dtype=weight.dtype), generator=self.generator).to(weight)
             weight.copy_(torch.where(self.masks[name].to(weight.device), weight, fresh))
         if norms_and_biases:
             self._reset_norms_and_biases()
@@ -130,10 +131,10 @@ class KnowledgeEvolution:
             if not isinstance(layer, WEIGHTED + NORMS):
                 continue
             for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
-                kept = self._kept.get(f"{layer_name}.{name}".lstrip("."))
-                if kept is not None:
-                    fresh = 1.0 if name == "running_var" or name == "weight" else 0.0
-                    tensor.masked_fill_(~kept.to(tensor.device), fresh)
+                full_name = f"{layer_name}.{name}".lstrip(".")
+                if full_name in self._cuts and full_name not in self.masks:
+                    kept = cut_mask(tensor.shape, self._cuts[full_name]).to(tensor.device)
+                    tensor.masked_fill_(~kept, 1.0 if name in ("running_var", "weight") else 0.0)
 
     @torch.no_grad()
     def scaled(self, factor: float) -> nn.Module:
@@ -143,7 +144,7 @@ class KnowledgeEvolution:
         for name, weight in other.named_parameters():
             if name in self.masks:
                 mask = self.masks[name].to(weight.device)
-                weight.mul_(torch.where(mask, 1.0, factor).to(weight))
+                weight.copy_(torch.where(mask, weight, factor * weight))
         return other
 
     @torch.no_grad()
@@ -156,16 +157,7 @@ class KnowledgeEvolution:
         if self.split == "wels":
             raise ValueError("split='wels' keeps scattered weights, which make no smaller dense network; "
                              "use split='kels', or scaled(0.0) for the sparse network")  # fmt: skip
-        dense, kept = dict(tensors(self.model)), positions_in_dense(self._template)
-        network = copy.deepcopy(self._template)
-        for name, tensor in tensors(network):
-            source = dense[name]
-            values = source.flatten()[kept[name].to(source.device)] if name in kept else source
-            tensor.data = values.detach().clone()
-            tensor.requires_grad_(source.requires_grad)
-        for ours, theirs in zip(network.modules(), self.model.modules(), strict=True):
-            ours.training = theirs.training
-        return network
+        return cut_network(self.model, self._cuts)
 
     @torch.no_grad()
     def mean_magnitudes(self) -> tuple[float, float]:
@@ -176,12 +168,15 @@ class KnowledgeEvolution:
         return size[fit].mean().item(), size[~fit].mean().item()
 
 
-def evolve(evolution: KnowledgeEvolution, train: Callable[[int], T], generations: int) -> list[T]:
+def evolve(
+    evolution: KnowledgeEvolution, train: Callable[[int], T], generations: int, **reset_options: Any
+) -> list[T]:
     """Train, reset, train, ...: the list of what ``train(g)`` returns for generation g = 1 ... `generations`.
 
     `train` trains ``evolution.model`` with an optimiser and a schedule of its own and returns the caller's
-    measurements. With a checkpoint per generation in it (`helpers.training.fit`), a killed run resumes
-    exactly: call this again on a network built from the same seeds, and finished generations are read back.
+    measurements; `reset_options` go to `KnowledgeEvolution.reset`. With a checkpoint per generation in it
+    (`helpers.training.fit`), a killed run resumes exactly: call this again on a network built from the same
+    seeds, and finished generations are read back.
 
     Raises ValueError for fewer than one generation.
     """
@@ -190,19 +185,23 @@ def evolve(evolution: KnowledgeEvolution, train: Callable[[int], T], generations
     results = []
     for generation in range(1, generations + 1):
         if generation > 1:
-            evolution.reset()
+            evolution.reset(**reset_options)
         results.append(train(generation))
     return results
 
 
+@torch.no_grad()
 def multiply_adds(model: nn.Module, images: Tensor) -> int:
-    """Multiply-accumulate operations of all convolutions and matrix products for one pass over `images`."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(images)
+    """Multiply-accumulate operations of all convolutions and matrix products for one pass over `images`.
+
+    Counted in evaluation mode; every layer has its own mode back afterwards.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(images)
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return counter.get_total_flops() // 2
-
-
-def _marked(positions: Tensor, shape: torch.Size) -> Tensor:
-    mask = torch.zeros(shape, dtype=torch.bool)
-    mask.view(-1)[positions.flatten().cpu()] = True
-    return mask

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 import ipywidgets as widgets
@@ -60,6 +60,20 @@ def slider(
         "tooltip": tooltip or label,
     }
     return widgets.IntSlider(**common) if step is None else widgets.FloatSlider(**common, step=step)
+
+
+def chooser(
+    label: str, options: Sequence[str], value: str | None = None, tooltip: str = ""
+) -> widgets.Widget:
+    """A labelled dropdown in the style of `slider`, at its first option unless `value` names another."""
+    return widgets.Dropdown(
+        description=label,
+        options=list(options),
+        value=options[0] if value is None else value,
+        style={"description_width": "120px"},
+        layout={"width": "440px"},
+        tooltip=tooltip or label,
+    )
 
 
 def concentrated_rows(

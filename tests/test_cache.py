@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -75,3 +76,27 @@ def test_what_is_not_json_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(TypeError):
         cached("x", one, key={"a": object()}, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+    def norm(self) -> int:
+        return abs(self.x) + abs(self.y)
+
+
+@dataclass
+class Other:
+    x: int
+    z: int
+
+    def norm(self) -> int:
+        return abs(self.x) + abs(self.y)
+
+
+def test_a_dataclass_counts_with_its_fields_and_its_own_methods(tmp_path):
+    compute = Counter()
+    for source, calls in ((Point, 1), (Point, 1), (Other, 2)):
+        assert cached("x", compute, key={}, sources=[source], folder=tmp_path)["calls"] == calls
