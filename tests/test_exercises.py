@@ -19,6 +19,71 @@ REGION = re.compile(r"(?ms)^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$")
 
 # (notebook, cell id) -> mistake -> code that stands in place of the solution
 WRONG: dict[tuple[str, str], dict[str, str]] = {
+    ("02_knowledge_evolution", "ex-share"): {
+        "the square of the rate everywhere": """
+            return rate**2
+        """,
+        "cuts the inputs of the first layer": """
+            kept = [*(math.ceil(rate * w) for w in widths[:-1]), widths[-1]]
+            stays = sum(9 * a * b for a, b in zip(kept[:-1], kept[1:]))
+            return stays / sum(9 * a * b for a, b in zip(widths[:-1], widths[1:]))
+        """,
+        "cuts the classes": """
+            kept = [widths[0], *(math.ceil(rate * w) for w in widths[1:])]
+            stays = sum(9 * a * b for a, b in zip(kept[:-1], kept[1:]))
+            return stays / sum(9 * a * b for a, b in zip(widths[:-1], widths[1:]))
+        """,
+        "rounds down": """
+            kept = [widths[0], *(int(rate * w) for w in widths[1:-1]), widths[-1]]
+            stays = sum(9 * a * b for a, b in zip(kept[:-1], kept[1:]))
+            return stays / sum(9 * a * b for a, b in zip(widths[:-1], widths[1:]))
+        """,
+    },
+    ("02_knowledge_evolution", "ex-concat"): {
+        "the first channels of the whole row": """
+            return torch.arange(sum(block_widths)) < math.ceil(rate * sum(block_widths))
+        """,
+        "rounds down": """
+            return torch.cat([torch.arange(width) < int(rate * width) for width in block_widths])
+        """,
+        "the last channels of each block": """
+            return torch.cat([torch.arange(w) >= w - math.ceil(rate * w) for w in block_widths])
+        """,
+        "positions instead of a mask": """
+            return torch.cat([torch.arange(math.ceil(rate * width)) for width in block_widths])
+        """,
+    },
+    ("02_knowledge_evolution", "ex-slim"): {
+        "shares memory": """
+            slim = nn.Conv2d(inputs, filters, layer.kernel_size, layer.stride, layer.padding, bias=False)
+            slim.weight = nn.Parameter(layer.weight.detach()[:filters, :inputs])
+            return slim
+        """,
+        "forgets the stride": """
+            slim = nn.Conv2d(inputs, filters, layer.kernel_size, 1, layer.padding, bias=False)
+            with torch.no_grad():
+                slim.weight.copy_(layer.weight[:filters, :inputs])
+            return slim
+        """,
+        "forgets the padding": """
+            slim = nn.Conv2d(inputs, filters, layer.kernel_size, layer.stride, bias=False)
+            with torch.no_grad():
+                slim.weight.copy_(layer.weight[:filters, :inputs])
+            return slim
+        """,
+        "fresh weights": """
+            return nn.Conv2d(inputs, filters, layer.kernel_size, layer.stride, layer.padding, bias=False)
+        """,
+        "swaps filters and inputs": """
+            return nn.Conv2d(filters, inputs, layer.kernel_size, layer.stride, layer.padding, bias=False)
+        """,
+        "a bias of its own": """
+            slim = nn.Conv2d(inputs, filters, layer.kernel_size, layer.stride, layer.padding)
+            with torch.no_grad():
+                slim.weight.copy_(layer.weight[:filters, :inputs])
+            return slim
+        """,
+    },
     ("03_svmax", "ex-bounds"): {
         "divides by d everywhere, as the released code": """
             r = min(b, d)

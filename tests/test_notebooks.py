@@ -16,6 +16,19 @@ from helpers.parameters import ParameterError, parameters_of
 
 # Small runs with another seed, by chapter: less than a minute each on one core.
 SMALL: dict[str, dict[str, Any]] = {
+    "02_knowledge_evolution": {
+        "seed": 1,
+        "seeds": 3,
+        "generations": 2,
+        "learning_rates": [0.2],
+        "digit_epochs": 2,
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "per_class": 4,
+        "batch_size": 20,
+        "retrieval_steps": 4,
+        "device": "cpu",
+    },
     "03_svmax": {
         "seed": 1,
         "seeds": 3,
@@ -28,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "device": "cpu",
     },
 }
-ON_PHOTOS = ["03_svmax"]
+ON_PHOTOS = ["02_knowledge_evolution", "03_svmax"]
 """Chapters that take their images from `dataset`."""
 
 chapter = pytest.mark.parametrize("path", find_chapters(), ids=lambda path: path.stem)
