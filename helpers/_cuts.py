@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
@@ -99,7 +100,7 @@ def check_identity(model: nn.Module, cuts: dict[str, Cut], masks: dict[str, Tens
     """
     dense = copy_with(model, _random_tensors(model, masks)).cpu().float().eval()
     slim = cut_network(dense, cuts)
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = defaultdict(list)  # a layer may run more than once
     running = ""
 
     def look(name: str) -> None:
@@ -107,10 +108,10 @@ def check_identity(model: nn.Module, cuts: dict[str, Cut], masks: dict[str, Tens
             nonlocal running
             running = f"{name} ({type(layer).__name__})"
 
-        dense.get_submodule(name).register_forward_hook(lambda *call: seen.__setitem__(name, call[2].clone()))
+        dense.get_submodule(name).register_forward_hook(lambda *call: seen[name].append(call[2].clone()))
         slim.get_submodule(name).register_forward_pre_hook(before)
         slim.get_submodule(name).register_forward_hook(
-            lambda layer, _, out: _compare(name, layer, seen[name], out, cuts)
+            lambda layer, _, out: _compare(name, layer, seen[name].pop(0), out, cuts)
         )
 
     for name, layer in model.named_modules():
@@ -143,24 +144,19 @@ def _compare(name: str, layer: nn.Module, dense: Tensor, slim: Tensor, cuts: dic
 
 
 def _random_tensors(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights (zero where the mask is False) and statistics at which no channel is silent."""
+    """Weights (zero where the mask is False), other parameters and statistics: no channel is silent."""
     generator = torch.Generator().manual_seed(0)
-    ranges = {
-        "weight": (0.5, 1.5),
-        "bias": (-0.5, 0.5),
-        "running_mean": (-0.1, 0.1),
-        "running_var": (0.5, 1.5),
-    }
     fresh: dict[str, Tensor] = {}
     for name, mask in masks.items():
         bound = math.sqrt(6 / mask[0].numel())
         fresh[name] = (
             torch.empty(mask.shape).uniform_(-bound, bound, generator=generator).masked_fill_(~mask, 0)
         )
-    for layer_name, layer in model.named_modules():
-        if isinstance(layer, NORMS):
-            for name, (low, high) in ranges.items():
-                if (tensor := getattr(layer, name)) is not None:
-                    values = torch.empty(tensor.shape).uniform_(low, high, generator=generator)
-                    fresh[f"{layer_name}.{name}".lstrip(".")] = values
+    for name, tensor in tensors(model):
+        kind = name.rpartition(".")[2]
+        if name not in masks and (
+            isinstance(tensor, nn.Parameter) or kind in ("running_mean", "running_var")
+        ):
+            low = -0.5 if kind in ("bias", "running_mean") else 0.5
+            fresh[name] = torch.empty(tensor.shape).uniform_(low, low + 1, generator=generator)
     return fresh

@@ -80,6 +80,7 @@ class KnowledgeEvolution:
         if split == "wels":
             draws = {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()}
             self.masks = {name: draw >= 1 - split_rate for name, draw in draws.items()}
+            self._check_both_halves()
             return
         if not isinstance(example_input, Tensor) or example_input.ndim < 2:
             raise ValueError(
@@ -87,9 +88,15 @@ class KnowledgeEvolution:
             )
         self._cuts = channel_cuts(model, example_input, split_rate)
         self.masks = {name: cut_mask(w.shape, self._cuts.get(name, {})) for name, w in weights.items()}
-        if all(mask.all() for mask in self.masks.values()):
-            raise SplitError(f"split rate {split_rate} keeps all of {type(model).__name__}; nothing to reset")
+        self._check_both_halves()
         check_identity(model, self._cuts, self.masks, example_input)
+
+    def _check_both_halves(self) -> None:
+        if self.fit_fraction in (0, 1):
+            kept, left = ("all", "reset") if self.fit_fraction else ("nothing", "fit")
+            raise SplitError(
+                f"split rate {self.split_rate} keeps {kept} of {type(self.model).__name__}; nothing to {left}"
+            )
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """The weights of convolutions and linear layers, by parameter name, each once."""
@@ -121,7 +128,10 @@ class KnowledgeEvolution:
         if norms_and_biases and self.split == "wels":
             raise ValueError("split='wels' resets single weights, no channels: norms_and_biases needs 'kels'")
         for name, weight in self._weights().items():
-            fresh = draw(torch.empty(weight.shape, dtype=weight.dtype), generator=self.generator).to(weight)
+            precision = torch.promote_types(
+                weight.dtype, torch.float32
+            )  # not every draw knows half precision
+            fresh = draw(torch.empty(weight.shape, dtype=precision), generator=self.generator).to(weight)
             weight.copy_(torch.where(self.masks[name].to(weight.device), weight, fresh))
         if norms_and_biases:
             self._reset_norms_and_biases()

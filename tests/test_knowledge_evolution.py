@@ -30,7 +30,7 @@ from helpers.knowledge_evolution import (
 )
 from helpers.training import fit, loader, seed_everything
 
-rates = st.floats(0.02, 0.98)
+rates = st.integers(20, 980).map(lambda thousandths: thousandths / 1000)
 widths = st.integers(1, 9)
 
 
@@ -985,6 +985,20 @@ EASY_TO_GET_WRONG = {
         right=c3(3, 4),
         b=c3(12, 8),
     ),
+    "more outputs than features in the maps": lambda: WithHead(
+        lambda n, x: n.b(torch.maximum(*n.a(x).chunk(2, 1))), 6, a=c3(3, 10), b=c3(5, 6)
+    ),
+    "one gate for all channels": lambda: WithHead(
+        lambda n, x: n.b((maps := n.a(x)) * n.gate(maps).sigmoid()), 6, a=c3(3, 8), gate=c3(8, 1), b=c3(8, 6)
+    ),
+    "one layer run twice": lambda: WithHead(lambda n, x: n.b(n.b(n.a(x))), 8, a=c3(3, 8), b=c3(8, 8)),
+    "a branch twice beside another": lambda: WithHead(
+        lambda n, x: n.b(n.beside(x) + torch.cat([maps := n.a(x), maps], 1)),
+        6,
+        a=c3(3, 4),
+        beside=c3(3, 8),
+        b=c3(8, 6),
+    ),
 }
 
 
@@ -996,6 +1010,44 @@ def test_easy_to_get_wrong(name, rate):
         EASY_TO_GET_WRONG[name](), example_input=images(8, count=1), split_rate=rate
     )
     assert_slim_is_zeroed_dense(evolution, images(8))
+
+
+def kept(mask, dim):
+    return mask.reshape(*mask.shape[:2], -1).any(2).any(1 - dim).int().tolist()
+
+
+def test_what_meets_the_input_keeps_its_pattern_alone():
+    found = masks(
+        WithHead(lambda n, x: n.b(torch.cat([n.a(x), x], 1) + n.c(x)), 6, a=c3(3, 5), c=c3(3, 8), b=c3(8, 6))
+    )
+    assert kept(found["b.weight"], 1) == kept(found["c.weight"], 0) == [1, 1, 1, 0, 0, 1, 1, 1]
+    model = WithHead(lambda n, x: n.b(n.a(x) + x), 6, a=c3(1, 8), b=c3(8, 6))
+    found = masks(model, channels=1)  # one grey channel is added to each of eight, and ties none of them
+    assert kept(found["b.weight"], 1) == [1, 1, 1, 1, 0, 0, 0, 0]
+    model = WithHead(lambda n, x: n.b(n.a(x) * n.gate(x).sigmoid()), 6, a=c3(3, 8), gate=c3(3, 1), b=c3(8, 6))
+    assert kept(masks(model)["b.weight"], 1) == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_every_output_stays_whole_also_where_the_network_goes_on_from_it():
+    model = Net(
+        lambda n, x: (n.head(features := n.fc(pooled(n.maps(x))).relu()), features),
+        maps=c3(3, 8),
+        fc=nn.Linear(8, 6),
+        head=nn.Linear(6, 4),
+    )
+    evolution = KnowledgeEvolution(model, example_input=images(8))
+    assert kept(evolution.masks["fc.weight"], 0) == [1] * 6
+    assert kept(evolution.masks["fc.weight"], 1) == [1, 1, 1, 1, 0, 0, 0, 0]
+    for ours, theirs in zip(evolution.slim()(images(8)), zeroed(evolution)(images(8)), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_groups_that_would_keep_unequal_numbers_are_refused_by_layer():
+    model = WithHead(
+        lambda n, x: n.b(torch.cat([n.a(x), n.c(x)], 1)), 6, a=c3(3, 5), c=c3(3, 7), b=c3(12, 6, 3)
+    )
+    with pytest.raises(SplitError, match=r"b \(Conv2d\): its 3 groups would keep unequal"):
+        KnowledgeEvolution(model, example_input=images(8))
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "regnet_y_400mf"])
@@ -1020,7 +1072,8 @@ def test_every_block_keeps_its_own_channels_also_when_a_sum_follows():
 
 REFUSED = {
     "pixel_shuffle": (lambda n, x: n.b(nn.functional.pixel_shuffle(n.a(x), 2)), 2),
-    "chunk": (lambda n, x: n.b(sum(n.a(x).chunk(2, 1))), 4),
+    "split by width": (lambda n, x: n.b(n.a(x).split([3, 5], 1)[1]), 5),
+    "normalised": (lambda n, x: n.b(nn.functional.normalize(n.a(x), dim=1)), 8),
     "glu": (lambda n, x: n.b(nn.functional.glu(n.a(x), 1)), 4),
     "view": (lambda n, x: n.b(n.a(x).view(len(x), 4, 2, *x.shape[2:]).sum(2)), 4),
     "softmax": (lambda n, x: n.b(n.a(x).softmax(1)), 8),
@@ -1034,6 +1087,7 @@ def test_what_mixes_channels_is_refused_even_before_a_silent_layer(name, silent)
     body, width = REFUSED[name]
     model = WithHead(body, 6, a=c3(3, 8), b=c3(width, 6))
     if silent:
+        nn.init.zeros_(model.a.bias)
         nn.init.zeros_(model.b.weight)
     with pytest.raises(SplitError):
         KnowledgeEvolution(model, example_input=images(8))
@@ -1046,7 +1100,9 @@ def test_weights_that_cannot_be_split_are_named(split):
     normed = in_line(c3(3, 8), c3(8, 8), out=8)
     nn.utils.parametrizations.weight_norm(normed.line[1])
     transposed = in_line(c3(3, 8), nn.ConvTranspose2d(8, 8, 2), c3(8, 8), out=8)
+    old = in_line(c3(3, 8), nn.utils.spectral_norm(c3(8, 8)), out=8)
     for model, message in [
+        (old, "line.1 has a parametrised weight"),
         (shared, "line.2 shares its weight with line.1"),
         (normed, "line.1 has a parametrised weight"),
         (transposed, "line.1 (ConvTranspose2d): transposed"),
@@ -1058,6 +1114,12 @@ def test_weights_that_cannot_be_split_are_named(split):
 def test_nothing_to_reset_is_refused():
     with pytest.raises(SplitError, match="keeps all of"):
         KnowledgeEvolution(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), example_input=images(8))
+    for rate, words in (
+        (0.999, "keeps all of Linear; nothing to reset"),
+        (0.001, "nothing of Linear; nothing to fit"),
+    ):
+        with pytest.raises(SplitError, match=words):
+            KnowledgeEvolution(nn.Linear(2, 1), split="wels", split_rate=rate, generator=seeded())
 
 
 def test_decimal_rates_are_exact():
@@ -1071,6 +1133,12 @@ def test_counting_leaves_a_training_network_alone():
     assert multiply_adds(model, images(8)) > 0
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_half_precision_draws_in_single():
+    model = plain(4, 6).half()
+    KnowledgeEvolution(model, example_input=images(8), generator=seeded()).reset(nn.init.orthogonal_)
+    assert model[0].weight.dtype == torch.float16
 
 
 def test_double_precision_stays_double():
