@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers._channels import channel_cuts, check_layers
 from helpers._cuts import NORMS, WEIGHTED, SplitError, check_identity, cut_mask, cut_network
+from helpers._modes import evaluating
 
 __all__ = ["KnowledgeEvolution", "SplitError", "evolve", "kaiming_uniform", "multiply_adds"]
 
@@ -128,9 +129,8 @@ class KnowledgeEvolution:
         if norms_and_biases and self.split == "wels":
             raise ValueError("split='wels' resets single weights, no channels: norms_and_biases needs 'kels'")
         for name, weight in self._weights().items():
-            precision = torch.promote_types(
-                weight.dtype, torch.float32
-            )  # not every draw knows half precision
+            # not every draw knows half precision
+            precision = torch.promote_types(weight.dtype, torch.float32)
             fresh = draw(torch.empty(weight.shape, dtype=precision), generator=self.generator).to(weight)
             weight.copy_(torch.where(self.masks[name].to(weight.device), weight, fresh))
         if norms_and_biases:
@@ -206,12 +206,6 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
 
     Counted in evaluation mode; every layer has its own mode back afterwards.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with FlopCounterMode(display=False) as counter:
-            model(images)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), FlopCounterMode(display=False) as counter:
+        model(images)
     return counter.get_total_flops() // 2

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 
 from helpers._batches import EpochBatches, loader, pk_loader
 from helpers._checkpoint import Checkpoint, CheckpointError, load_weights, save_weights
+from helpers._modes import evaluating
 
 __all__ = [
     "CheckpointError",
@@ -197,7 +197,7 @@ def fit(
             if scheduler is not None and not scheduler_per_step:
                 scheduler.step()
             if evaluate is not None:
-                with torch.no_grad(), _evaluating(model):
+                with torch.no_grad(), evaluating(model):
                     row |= {name: float(value) for name, value in _named(evaluate(model), row).items()}
             history.rows.append(row)
             bar.set_postfix(epoch=number, loss=row["loss"], refresh=False)
@@ -273,18 +273,6 @@ def _float32(outputs: Any) -> Any:
     return type(outputs)(map(_float32, outputs)) if isinstance(outputs, list | tuple) else outputs
 
 
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every layer has its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 @torch.no_grad()
 def embed(
     model: nn.Module, dataset: Dataset, *, device: str | torch.device | None = None, batch_size: int = 256
@@ -304,7 +292,7 @@ def embed(
         device = pick_device(device)
         model.to(device)
     embeddings, labels = [], []
-    with _evaluating(model):
+    with evaluating(model):
         for start in range(0, len(dataset), batch_size):
             images, batch_labels = dataset[list(range(start, min(start + batch_size, len(dataset))))]
             outputs = model(images.to(device))

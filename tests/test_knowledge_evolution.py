@@ -946,26 +946,17 @@ def test_a_run_killed_anywhere_ends_where_the_uninterrupted_one_does(tmp_path, o
 # --- shapes that are easy to get wrong ---
 
 
-class WithHead(nn.Module):
-    """Named layers and a forward pass of them; ends in pool, flatten, linear."""
-
-    def __init__(self, forward, out, **layers):
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(out, 3))
-        self.body = forward
-
-    def forward(self, x):
-        return self.head(self.body(self, x))
+def with_head(forward, out, **layers):
+    """A `Net` whose forward pass gives maps of `out` channels; ends in pool and linear."""
+    return Net(lambda n, x: n.head(pooled(forward(n, x))), **layers, head=nn.Linear(out, 3))
 
 
 def c3(i, o, groups=1):
-    return nn.Conv2d(i, o, 3, padding=1, groups=groups)
+    return conv(i, o, groups=groups)
 
 
 def in_line(*layers, out):
-    return WithHead(lambda net, x: net.line(x), out, line=nn.Sequential(*layers))
+    return with_head(lambda net, x: net.line(x), out, line=nn.Sequential(*layers))
 
 
 EASY_TO_GET_WRONG = {
@@ -977,22 +968,22 @@ EASY_TO_GET_WRONG = {
     "one slope for all channels": lambda: in_line(c3(3, 7), nn.PReLU(), c3(7, 9), out=9),
     "a slope per channel": lambda: in_line(c3(3, 7), nn.PReLU(7), c3(7, 9), out=9),
     "depthwise on the input": lambda: in_line(c3(3, 3, 3), c3(3, 8), out=8),
-    "residual with the input": lambda: WithHead(lambda n, x: n.b(n.a(x) + x), 8, a=c3(3, 3), b=c3(3, 8)),
-    "the input between two branches": lambda: WithHead(
+    "residual with the input": lambda: with_head(lambda n, x: n.b(n.a(x) + x), 8, a=c3(3, 3), b=c3(3, 8)),
+    "the input between two branches": lambda: with_head(
         lambda n, x: n.b(torch.cat([n.left(x), x, n.right(x)], 1)),
         8,
         left=c3(3, 5),
         right=c3(3, 4),
         b=c3(12, 8),
     ),
-    "more outputs than features in the maps": lambda: WithHead(
+    "more outputs than features in the maps": lambda: with_head(
         lambda n, x: n.b(torch.maximum(*n.a(x).chunk(2, 1))), 6, a=c3(3, 10), b=c3(5, 6)
     ),
-    "one gate for all channels": lambda: WithHead(
+    "one gate for all channels": lambda: with_head(
         lambda n, x: n.b((maps := n.a(x)) * n.gate(maps).sigmoid()), 6, a=c3(3, 8), gate=c3(8, 1), b=c3(8, 6)
     ),
-    "one layer run twice": lambda: WithHead(lambda n, x: n.b(n.b(n.a(x))), 8, a=c3(3, 8), b=c3(8, 8)),
-    "a branch twice beside another": lambda: WithHead(
+    "one layer run twice": lambda: with_head(lambda n, x: n.b(n.b(n.a(x))), 8, a=c3(3, 8), b=c3(8, 8)),
+    "a branch twice beside another": lambda: with_head(
         lambda n, x: n.b(n.beside(x) + torch.cat([maps := n.a(x), maps], 1)),
         6,
         a=c3(3, 4),
@@ -1018,13 +1009,15 @@ def kept(mask, dim):
 
 def test_what_meets_the_input_keeps_its_pattern_alone():
     found = masks(
-        WithHead(lambda n, x: n.b(torch.cat([n.a(x), x], 1) + n.c(x)), 6, a=c3(3, 5), c=c3(3, 8), b=c3(8, 6))
+        with_head(lambda n, x: n.b(torch.cat([n.a(x), x], 1) + n.c(x)), 6, a=c3(3, 5), c=c3(3, 8), b=c3(8, 6))
     )
     assert kept(found["b.weight"], 1) == kept(found["c.weight"], 0) == [1, 1, 1, 0, 0, 1, 1, 1]
-    model = WithHead(lambda n, x: n.b(n.a(x) + x), 6, a=c3(1, 8), b=c3(8, 6))
+    model = with_head(lambda n, x: n.b(n.a(x) + x), 6, a=c3(1, 8), b=c3(8, 6))
     found = masks(model, channels=1)  # one grey channel is added to each of eight, and ties none of them
     assert kept(found["b.weight"], 1) == [1, 1, 1, 1, 0, 0, 0, 0]
-    model = WithHead(lambda n, x: n.b(n.a(x) * n.gate(x).sigmoid()), 6, a=c3(3, 8), gate=c3(3, 1), b=c3(8, 6))
+    model = with_head(
+        lambda n, x: n.b(n.a(x) * n.gate(x).sigmoid()), 6, a=c3(3, 8), gate=c3(3, 1), b=c3(8, 6)
+    )
     assert kept(masks(model)["b.weight"], 1) == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
@@ -1043,7 +1036,7 @@ def test_every_output_stays_whole_also_where_the_network_goes_on_from_it():
 
 
 def test_groups_that_would_keep_unequal_numbers_are_refused_by_layer():
-    model = WithHead(
+    model = with_head(
         lambda n, x: n.b(torch.cat([n.a(x), n.c(x)], 1)), 6, a=c3(3, 5), c=c3(3, 7), b=c3(12, 6, 3)
     )
     with pytest.raises(SplitError, match=r"b \(Conv2d\): its 3 groups would keep unequal"):
@@ -1064,7 +1057,7 @@ def test_every_block_keeps_its_own_channels_also_when_a_sum_follows():
     for first in ("left", "beside"):  # the order of the layers must not matter
         layers = {"left": c3(3, 5), "right": c3(3, 7), "beside": c3(3, 12), "next": c3(12, 6)}
         order = sorted(layers, key=lambda name: name != first)
-        found = masks(WithHead(body, 6, **{name: layers[name] for name in order}))
+        found = masks(with_head(body, 6, **{name: layers[name] for name in order}))
         blocks = [1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0]
         assert found["next.weight"][0, :, 0, 0].int().tolist() == blocks
         assert found["beside.weight"][:, 0, 0, 0].int().tolist() == blocks
@@ -1085,7 +1078,7 @@ REFUSED = {
 @pytest.mark.parametrize("silent", [False, True])
 def test_what_mixes_channels_is_refused_even_before_a_silent_layer(name, silent):
     body, width = REFUSED[name]
-    model = WithHead(body, 6, a=c3(3, 8), b=c3(width, 6))
+    model = with_head(body, 6, a=c3(3, 8), b=c3(width, 6))
     if silent:
         nn.init.zeros_(model.a.bias)
         nn.init.zeros_(model.b.weight)
