@@ -107,7 +107,8 @@ class KnowledgeEvolution:
     @property
     def fit_fraction(self) -> float:
         """Share of the masked weights that belong to the fit hypothesis."""
-        return sum(int(m.sum()) for m in self.masks.values()) / sum(m.numel() for m in self.masks.values())
+        kept = sum(int(mask.count_nonzero()) for mask in self.masks.values())
+        return kept / sum(mask.numel() for mask in self.masks.values())
 
     @torch.no_grad()
     def reset(
