@@ -12,7 +12,8 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards every layer has its own mode back."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    if any(modes.values()):
+        model.eval()
     try:
         yield
     finally:

@@ -146,6 +146,69 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
             return points.detach()
         """,
     },
+    ("04_l2_caf", "ex-centred"): {
+        "the paper's loss": """
+            cams = torch.einsum("kc,bchw->bkhw", weight, features)
+            contrast = 2 * cams[torch.arange(len(features)), target] - cams.sum(1)
+            return contrast / contrast.flatten(1).norm(dim=1)[:, None, None]
+        """,
+        "the CAM alone": """
+            cam = torch.einsum("bc,bchw->bhw", weight[target], features)
+            return cam / cam.flatten(1).norm(dim=1)[:, None, None]
+        """,
+        "the wrong sign": """
+            cams = torch.einsum("kc,bchw->bkhw", weight, features)
+            contrast = cams.mean(1) - cams[torch.arange(len(features)), target]
+            return contrast / contrast.flatten(1).norm(dim=1)[:, None, None]
+        """,
+        "one length for the whole batch": """
+            cams = torch.einsum("kc,bchw->bkhw", weight, features)
+            contrast = cams[torch.arange(len(features)), target] - cams.mean(1)
+            return contrast / contrast.norm()
+        """,
+    },
+    ("04_l2_caf", "ex-pointing"): {
+        "rows and columns exchanged": """
+            top = maps.flatten(1).argmax(1)
+            x, y = top // maps.shape[2] + 0.5, top % maps.shape[2] + 0.5
+            x1, y1, x2, y2 = boxes.T
+            return ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).float().mean().item()
+        """,
+        "divides by the height": """
+            top = maps.flatten(1).argmax(1)
+            y, x = top // maps.shape[1] + 0.5, top % maps.shape[1] + 0.5
+            x1, y1, x2, y2 = boxes.T
+            return ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).float().mean().item()
+        """,
+        "counts hits instead of their share": """
+            top = maps.flatten(1).argmax(1)
+            y, x = top // maps.shape[2] + 0.5, top % maps.shape[2] + 0.5
+            x1, y1, x2, y2 = boxes.T
+            return ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).float().sum().item()
+        """,
+    },
+    ("04_l2_caf", "ex-sphere"): {
+        "the uniform filter": """
+            return torch.full_like(matrix[0], matrix.shape[1] ** -0.5)
+        """,
+        "one large multiplier, then the length": """
+            gram = matrix.T @ matrix
+            f = torch.linalg.solve(gram + 1e6 * torch.eye(len(gram), dtype=gram.dtype), gram.sum(1))
+            return f / f.norm()
+        """,
+        "not of length 1": """
+            return torch.ones_like(matrix[0])
+        """,
+        "bisection in the wrong direction": """
+            gram = matrix.T @ matrix
+            low, high = 0.0, gram.sum(1).norm().item()
+            for _ in range(100):
+                mu = (low + high) / 2
+                f = torch.linalg.solve(gram + mu * torch.eye(len(gram), dtype=gram.dtype), gram.sum(1))
+                low, high = (low, mu) if f.norm() > 1 else (mu, high)
+            return f / f.norm()
+        """,
+    },
 }
 
 

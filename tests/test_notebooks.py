@@ -40,6 +40,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "gan_steps": 100,
         "device": "cpu",
     },
+    "04_l2_caf": {
+        "seed": 1,
+        "seeds": 3,
+        "image_size": 24,
+        "steps": 8,
+        "scored": 16,
+        "scenes": 8,
+        "bench_images": 2,
+    },
 }
 ON_PHOTOS = ["02_knowledge_evolution", "03_svmax"]
 """Chapters that take their images from `dataset`."""

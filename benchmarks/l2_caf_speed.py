@@ -1,0 +1,223 @@
+"""Time L2-CAF against plain forward passes and against the package grad-cam, as ratios within one run.
+
+    python benchmarks/l2_caf_speed.py [--device cpu] [--json reproduce/results/l2_caf_speed_cpu.json]
+
+GoogLeNet and SqueezeNet 1.1 with random weights, 224 px. What is compared runs in turn, round after round,
+and a ratio is the median of the rounds' ratios, so that other work on the machine counts on both sides. On a
+CPU whose cores are shared, --threads 1 is the quieter choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+from torchvision.models import googlenet, squeezenet1_1
+
+from helpers.l2_caf import L2CAF
+from helpers.tables import aligned
+from helpers.training import pick_device
+
+Calls = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
+Row = dict[str, Any]
+
+SIDE, BATCH, ALONE, STEPS = 224, 32, 4, 100
+TARGETS = {"class-oblivious": None, "class-specific": 3}
+PACKAGE = {"Grad-CAM": GradCAM, "Grad-CAM++": GradCAMPlusPlus, "Score-CAM": ScoreCAM}
+
+
+def in_turn(calls: Calls, repeats: int, device: torch.device, warm_up: int = 2) -> Times:
+    """Wall seconds of each call, one entry per round; in a round each call runs once."""
+    times: Times = {name: [] for name in calls}
+    for round_number in range(repeats + warm_up):
+        for name, call in calls.items():
+            _synchronise(device)
+            start = time.perf_counter()
+            call()
+            _synchronise(device)
+            if round_number >= warm_up:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratio(times: Times, name: str, base: str, scale: float = 1.0) -> float:
+    """Median over the rounds of how many times longer `name` took than `base`, times `scale`."""
+    return scale * statistics.median(n / b for n, b in zip(times[name], times[base], strict=True))
+
+
+def row(what: str, unit: str, measured: float, target: str = "", **more: float) -> Row:
+    """One figure; `target` is "" or "<= 10" or ">= 5"."""
+    met = None
+    if target:
+        sign, limit = target.split()
+        met = measured <= float(limit) if sign == "<=" else measured >= float(limit)
+    return {"what": what, "unit": unit, "target": target, "measured": measured, "met": met, **more}
+
+
+@torch.no_grad()
+def forward(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def packaged(method: str, model: nn.Module, layer: str, images: Tensor) -> Callable[[], object]:
+    """A call of the package on a copy of the network, because its hooks stay on."""
+    own = copy.deepcopy(model)
+    cam = PACKAGE[method](own, [own.get_submodule(layer)])
+    targets = [ClassifierOutputTarget(TARGETS["class-specific"])] * len(images)
+
+    def call() -> object:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            return cam(images, targets)
+
+    return call
+
+
+def exact_solver(model: nn.Module, images: Tensor, repeats: int, device: torch.device) -> list[Row]:
+    """Parts (a), (b) and (c), and the package on the same single image."""
+    caf, rows = L2CAF(model, "inception5b"), []
+    if caf.solver != "exact":
+        raise RuntimeError(f"the exact solver does not run: {caf.why_not_exact}")
+    features = caf.features(images[:1])
+    cached = {n: lambda t=t: caf.from_features(features, t) for n, t in TARGETS.items()}
+    times = in_turn(cached, 4 * repeats, device)
+    for name in TARGETS:
+        milliseconds, least = 1e3 * statistics.median(times[name]), 1e3 * min(times[name])
+        what = f"(a) one image, features cached, {name}"
+        rows.append(row(what, "ms", milliseconds, "<= 10", least_ms=least))
+    for part, count, limit in (("b", 1, "<= 1.2"), ("c", BATCH, "<= 1.1")):
+        some = images[:count]
+        calls: Calls = {"plain": lambda x=some: forward(model, x)}
+        calls |= {n: lambda t=t, x=some: caf(x, t) for n, t in TARGETS.items()}
+        if count == 1:
+            calls |= {n: packaged(n, model, "inception5b", some) for n in ("Grad-CAM", "Grad-CAM++")}
+        times = in_turn(calls, repeats if count == 1 else max(3, repeats // 3), device)
+        plain = 1e3 * statistics.median(times["plain"])
+        for name in list(calls)[1:]:
+            ours = name in TARGETS
+            what = f"({part if ours else 'e'}) whole call, batch {count}, {'L2-CAF ' if ours else ''}{name}"
+            figure = ratio(times, name, "plain")
+            rows.append(row(what, "x plain forward", figure, limit if ours else "", plain_ms=plain))
+    return rows
+
+
+def gradient_solver(model: nn.Module, images: Tensor, repeats: int, device: torch.device) -> list[Row]:
+    """Part (d): a batch against one image at a time, per image."""
+    caf = L2CAF(model, "inception5b", "gradient", max_iterations=STEPS, tolerance=0.0)
+    features, rows = caf.features(images), []
+    for name, target in TARGETS.items():
+        calls: Calls = {
+            "together": lambda t=target: caf.from_features(features, t),
+            "alone": lambda t=target: [caf.from_features(f[None], t) for f in features[:ALONE]],
+        }
+        times = in_turn(calls, max(3, repeats // 3), device, warm_up=1)
+        what = f"(d) gradient solver, {STEPS} iterations, batch {BATCH} against one at a time, {name}"
+        each = {n: 1e3 * statistics.median(times[n]) / c for n, c in (("together", BATCH), ("alone", ALONE))}
+        faster = ratio(times, "alone", "together", BATCH / ALONE)
+        more = {"together_ms": each["together"], "alone_ms": each["alone"]}
+        rows.append(row(what, "x faster per image", faster, ">= 5", **more))
+    return rows
+
+
+def small_network(image: Tensor, repeats: int, device: torch.device) -> list[Row]:
+    """Part (e) on SqueezeNet, whose ReLU before the pooling leaves L2-CAF only the gradient solver."""
+    model = squeezenet1_1(weights=None).eval().to(device)
+    caf = L2CAF(model, "features.12")
+    calls: Calls = {"plain": lambda: forward(model, image)}
+    calls |= {f"L2-CAF {n} ({caf.solver})": lambda t=t: caf(image, t) for n, t in TARGETS.items()}
+    calls |= {n: packaged(n, model, "features.12", image) for n in PACKAGE}
+    steps = {f"L2-CAF {n} ({caf.solver})": int(caf(image, t).iterations[0]) for n, t in TARGETS.items()}
+    times = in_turn(calls, max(2, repeats // 5), device, warm_up=1)
+    plain = 1e3 * statistics.median(times["plain"])
+    rows = []
+    for name in list(calls)[1:]:
+        more = {"plain_ms": plain} | ({"iterations": steps[name]} if name in steps else {})
+        rows.append(
+            row(f"(e) SqueezeNet 1.1, {name}", "x plain forward", ratio(times, name, "plain"), **more)
+        )
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    body = [
+        [
+            r["what"],
+            r["target"],
+            f"{r['measured']:.2f} {r['unit']}",
+            {True: "met", False: "MISSED"}.get(r["met"], ""),
+        ]
+        for r in rows
+    ]
+    return aligned([["what", "target", "measured", ""], *body])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default=None, help="cuda, mps or cpu; the best present one by default")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default")
+    parser.add_argument("--json", type=Path, help="also write the figures, with device and versions, here")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = pick_device(arguments.device)
+    torch.manual_seed(0)
+    model = googlenet(weights=None, init_weights=False, aux_logits=False).eval().to(device)
+    images = torch.randn(BATCH, 3, SIDE, SIDE).to(device)
+    rows = exact_solver(model, images, arguments.repeats, device)
+    rows += gradient_solver(model, images, arguments.repeats, device)
+    rows += small_network(images[:1], arguments.repeats, device)
+    print(table(rows))
+    if arguments.json:
+        write(arguments.json, rows, device, arguments.repeats)
+
+
+def write(path: Path, rows: list[Row], device: torch.device, repeats: int) -> None:
+    threads = torch.get_num_threads()
+    name = f"{threads} thread{'s' if threads > 1 else ''}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    report = {
+        "what": "L2-CAF: medians of milliseconds, and of ratios between calls that ran in turn",
+        "networks": f"googlenet (inception5b), squeezenet1_1 (features.12), random weights, {SIDE} px",
+        "device": f"{device.type}: {name}",
+        "load": f"{load} at the end, on {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "grad-cam": version("grad-cam"),
+        "date": datetime.now(UTC).date().isoformat(),
+        "repeats": repeats,
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

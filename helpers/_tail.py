@@ -1,0 +1,293 @@
+"""A network in two parts: up to a layer, and from that layer on.
+
+The graph of the network (torch.fx) is cut behind the layer. A network that torch.fx cannot follow is run
+whole, with a hook that puts other features in the place of the layer's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+Rest = list[Any]
+"""What the second part needs besides the features: values that go past the layer."""
+
+# layers that are the identity in evaluation mode, and affine ones, each image on its own
+IDENTITY_LAYERS = (nn.Dropout, nn.Dropout2d, nn.Identity)
+AFFINE_LAYERS = (*IDENTITY_LAYERS, nn.Linear, nn.Flatten, nn.BatchNorm1d, nn.Conv2d)
+TABLES = ("_parameters", "_buffers", "_modules")
+
+
+@contextlib.contextmanager
+def same_attributes(model: nn.Module) -> Iterator[None]:
+    """Takes out what a forward pass, or its trace, writes into the attributes of layers."""
+    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in TABLES]) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for attributes, before, tables in kept:
+            attributes.clear()
+            attributes.update(before)
+            for name, table in zip(TABLES, tables, strict=True):
+                attributes[name].clear()
+                attributes[name].update(table)
+
+
+class _Tracer(fx.Tracer):
+    """Keeps the wanted layer as one node, and follows the rest of the network down to torch's own layers."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return name in self.names or _hooked(module) or super().is_leaf_module(module, name)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@dataclass
+class GraphParts:
+    """Both parts as networks; they share the layers of the network that was cut."""
+
+    trunk: fx.GraphModule
+    tail: fx.GraphModule
+    passing: list[str]
+    module: nn.Module | None = None
+
+    def run_trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
+        features, rest = self.trunk(images)
+        return features, list(rest)
+
+    def run_tail(self, features: Tensor, rest: Rest) -> Any:
+        return self.tail(features, *rest)
+
+
+@dataclass
+class HookedParts:
+    """The whole network runs each time; a hook on the layer reads its features or puts in others."""
+
+    model: nn.Module
+    layer: nn.Module
+    passing = ("the whole network",)
+
+    def run_trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
+        seen: list[Tensor] = []
+        self._run(images, lambda features: seen.append(features) or features)
+        if len(seen) != 1:
+            raise ValueError(
+                f"the target layer ran {len(seen)} times in one forward pass; choose one that runs once"
+            )
+        return seen[0], [images]
+
+    def run_tail(self, features: Tensor, rest: Rest) -> Any:
+        wanted = torch.is_grad_enabled()
+
+        def replace(_: Tensor) -> Tensor:
+            torch.set_grad_enabled(wanted)  # also in a part that the network itself runs without gradients
+            return features
+
+        return self._run(rest[0], replace)
+
+    def _run(self, images: Tensor, replace: Callable[[Tensor], Tensor]) -> Any:
+        handle = self.layer.register_forward_hook(lambda layer, inputs, output: replace(output))
+        try:
+            return self.model(images)
+        finally:
+            handle.remove()
+
+
+def cut_at(model: nn.Module, layer: nn.Module | str) -> GraphParts | HookedParts:
+    """The parts of `model` before and after `layer`: a module, its name, or that of a node of the graph.
+
+    Raises ValueError for a layer that is not part of the model, does not run exactly once, or has no
+    influence on the output.
+    """
+    modules, kind = dict(model.named_modules(remove_duplicate=False)), type(model).__name__
+    name = layer if isinstance(layer, str) else next((n for n, m in modules.items() if m is layer), None)
+    if not name:
+        raise ValueError(f"target_layer {layer!r:.80} is not a layer of {kind}")
+    module = modules.get(name)
+    names = [n for n, m in modules.items() if m is module and module is not None] or [name]
+    with same_attributes(model), torch.random.fork_rng(devices=[]):
+        try:
+            graph = _Tracer(names).trace(model)
+        except Exception as error:
+            if module is None:
+                raise ValueError(f"no layer {name!r} in {kind}, and torch.fx cannot trace it") from error
+            return HookedParts(model, module)
+        whole = [f"{n.target}." for n in graph.nodes if n.op == "call_module"]  # the graph ends at these
+        inside = any(n.startswith(outer) for n in names for outer in whole)
+        if module is not None and (inside or _hooked(model)):
+            return HookedParts(model, module)
+        if module is not None:
+            found = [n for n in graph.nodes if n.op == "call_module" and n.target in names]
+        else:
+            found = [n for n in graph.nodes if n.name == name and n.op != "output"]
+            if not found or _hooked(model):
+                why = ", whose own hooks torch.fx would leave out" if found else ""
+                raise ValueError(f"no layer and no node {name!r} in {kind}{why}")
+        if len(found) != 1:
+            raise ValueError(
+                f"{name} runs {len(found)} times in a forward pass; choose a layer that runs once"
+            )
+        parts = _cut_graph(model, graph, found[0])
+        parts.module = module
+        return parts
+
+
+def _cut_graph(model: nn.Module, graph: fx.Graph, layer: fx.Node) -> GraphParts:
+    after: set[fx.Node] = {layer}
+    for node in graph.nodes:
+        if any(source in after for source in node.all_input_nodes):
+            after.add(node)
+    after.remove(layer)
+    if not any(node.op == "output" for node in after):
+        raise ValueError(f"{layer.name} has no influence on the output of {type(model).__name__}")
+    before = [n for n in graph.nodes if n not in after]
+    fixed: set[fx.Node] = set()  # made of weights alone, the same for every image
+    for node in before:
+        if node.op != "placeholder" and all(source in fixed for source in node.all_input_nodes):
+            fixed.add(node)
+    fixed.discard(layer)
+    passing = [n for n in before if n is not layer and n not in fixed and any(u in after for u in n.users)]
+    trunk, copies = fx.Graph(), {}
+    for node in before:
+        copies[node] = trunk.node_copy(node, copies.__getitem__)
+    trunk.output((copies[layer], tuple(copies[node] for node in passing)))
+    tail, copies = fx.Graph(), {}
+    for node in (layer, *passing):
+        copies[node] = tail.placeholder(node.name)
+    for node in graph.nodes:
+        if node in after or node in fixed:
+            copies[node] = tail.node_copy(node, copies.__getitem__)
+    return GraphParts(fx.GraphModule(model, trunk), fx.GraphModule(model, tail), [n.name for n in passing])
+
+
+def usual(value: Any) -> Any:
+    """A tensor that gradients can pass, from a network that works in inference mode."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def alike(found: Any, expected: Any) -> bool:
+    """Whether outputs are the same up to rounding, which TF32 and half precision make large."""
+    if not isinstance(found, Tensor) or not isinstance(expected, Tensor):
+        return isinstance(found, Tensor) == isinstance(expected, Tensor)
+    if found.shape != expected.shape:
+        return False
+    far = (found.double() - expected.double()).abs().max() if found.numel() else 0.0
+    return bool(far <= 1e-2 * expected.double().abs().max() + 1e-30) or bool(torch.isnan(far))
+
+
+def reproduces(model: nn.Module, parts: GraphParts, images: Tensor) -> bool:
+    """Whether both parts together do what the network does; torch.fx follows only one of its branches."""
+    try:
+        together = tree_leaves(parts.run_tail(*parts.run_trunk(images.clone())))
+    except Exception:
+        return False
+    whole = tree_leaves(model(images.clone()))
+    return len(together) == len(whole) and all(map(alike, together, whole))
+
+
+def pooled_head(parts: GraphParts | HookedParts) -> tuple[Callable[[Tensor], Tensor] | None, str]:
+    """What follows global average pooling, if the second part is that and an affine map, else None and why.
+
+    The function takes the features of single positions (R, C) to outputs (R, K), as if the pooled map had
+    these values.
+    """
+    if isinstance(parts, HookedParts):
+        return None, "torch.fx cannot trace the network"
+    if parts.passing:
+        return None, f"{parts.passing[0]} goes past the layer"
+    nodes = [n for n in parts.tail.graph.nodes if n.op != "get_attr"]
+    for node, source in zip(nodes[1:], nodes, strict=False):
+        fixed = [n for n in node.all_input_nodes if n is not source]
+        if len(source.users) != 1 or node.args[:1] != (source,) or any(n.op != "get_attr" for n in fixed):
+            return None, f"{node.name} is not all that follows {source.name}, or needs more than that"
+    chain = nodes[1:-1]
+    while chain and _is_identity(parts.tail, chain[0]):
+        chain = chain[1:]  # dropout before the pooling
+    if not chain or not _is_global_average(parts.tail, chain[0]):
+        name = chain[0].name if chain else "the output"
+        return None, f"{name} is not global average pooling"
+    for node in chain[1:]:
+        if not _is_affine(parts.tail, node):
+            return None, f"{node.name} is not known to be affine in the pooled features"
+    head = fx.Graph()
+    copies = {chain[0]: head.placeholder("pooled")}
+    for node in parts.tail.graph.nodes:
+        if node in chain[1:] or node.op == "get_attr":
+            copies[node] = head.node_copy(node, copies.__getitem__)
+    head.output(copies[chain[-1]])
+    network, flat = fx.GraphModule(parts.tail, head), _drops_space(chain[0])
+
+    def positions_to_outputs(vectors: Tensor) -> Tensor:
+        return network(vectors if flat else vectors[:, :, None, None]).reshape(len(vectors), -1)
+
+    return positions_to_outputs, "global average pooling, then affine"
+
+
+def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _plain(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """One of torch's layers as it is: no subclass, no hook, no forward of its own."""
+    return type(layer) in kinds and not _hooked(layer) and "forward" not in vars(layer)
+
+
+def _option(node: fx.Node, place: int, name: str, default: Any) -> Any:
+    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+
+
+def _is_identity(network: fx.GraphModule, node: fx.Node) -> bool:
+    if (layer := _layer(network, node)) is not None:
+        return _plain(layer, IDENTITY_LAYERS)
+    return node.target is F.dropout and _option(node, 2, "training", True) is False
+
+
+def _is_affine(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Affine for each image on its own; what mixes images, or might with one image or one channel, is not."""
+    if (layer := _layer(network, node)) is not None:
+        if isinstance(layer, nn.BatchNorm1d) and layer.running_mean is None:
+            return False  # the statistics of the batch, in evaluation mode too
+        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+            return False
+        if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.padding) != ((1, 1), (0, 0)):
+            return False
+        return _plain(layer, AFFINE_LAYERS)
+    if node.target in ("flatten", torch.flatten):
+        return (_option(node, 1, "start_dim", 0), _option(node, 2, "end_dim", -1)) == (1, -1)
+    if node.target in ("squeeze", torch.squeeze):
+        return _option(node, 1, "dim", None) in (2, 3, -1, (2, 3), (-1, -2), (-2, -1), (3, 2))
+    return node.target is F.linear or _is_identity(network, node)
+
+
+def _is_global_average(network: fx.GraphModule, node: fx.Node) -> bool:
+    if (layer := _layer(network, node)) is not None:
+        return _plain(layer, (nn.AdaptiveAvgPool2d,)) and layer.output_size in (1, (1, 1), [1, 1])
+    if node.target is F.adaptive_avg_pool2d:
+        return _option(node, 1, "output_size", None) in (1, (1, 1), [1, 1])
+    return _is_mean(node)
+
+
+def _is_mean(node: fx.Node) -> bool:
+    """mean((2, 3)) as a method or a function, in the type of the features."""
+    if node.op == "call_module" or node.target not in ("mean", torch.mean):
+        return False
+    axes = _option(node, 1, "dim", None)
+    known = isinstance(axes, list | tuple) and set(axes) in ({2, 3}, {-1, -2}, {2, -1}, {-2, 3})
+    return known and len(node.args) <= 3 and set(node.kwargs) <= {"dim", "keepdim"}
+
+
+def _drops_space(node: fx.Node) -> bool:
+    return _is_mean(node) and not _option(node, 2, "keepdim", False)
