@@ -1141,3 +1141,21 @@ def test_centred_logits_tell_two_objects_of_a_photograph_apart(ctg_data, photo, 
         alike[center] = F.cosine_similarity(first, second, dim=0).item()
     assert alike[False] > 0.99
     assert alike[True] < 0.7
+
+
+def test_vgg_whose_head_has_relus_is_searched():
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = models.vgg11_bn(num_classes=3)
+    model.classifier = nn.Sequential(nn.Linear(512 * 49, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            nn.init.ones_(layer.weight)
+    caf = L2CAF(model, "features", max_iterations=20)
+    found = caf(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)), [0, 2])
+    assert (found.solver, found.filters.shape) == ("gradient", (2, 2, 3))
+    assert torch.allclose(found.filters.flatten(1).norm(dim=1), torch.ones(2))
