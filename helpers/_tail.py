@@ -81,13 +81,7 @@ class HookedParts:
     passing = ("the whole network",)
 
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
-        seen: list[Tensor] = []
-        self._run(images, lambda features: seen.append(features) or features)
-        if len(seen) != 1:
-            raise ValueError(
-                f"the target layer ran {len(seen)} times in one forward pass; choose one that runs once"
-            )
-        return seen[0], [images]
+        return read(self.model, self.layer, images.clone())[0], [images]
 
     def run_tail(self, features: Tensor, rest: Rest) -> Any:
         wanted = torch.is_grad_enabled()
@@ -96,14 +90,33 @@ class HookedParts:
             torch.set_grad_enabled(wanted)  # also in a part that the network itself runs without gradients
             return features
 
-        return self._run(rest[0], replace)
-
-    def _run(self, images: Tensor, replace: Callable[[Tensor], Tensor]) -> Any:
         handle = self.layer.register_forward_hook(lambda layer, inputs, output: replace(output))
         try:
-            return self.model(images)
+            return self.model(rest[0])
         finally:
             handle.remove()
+
+
+def read(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Any, Any]:
+    """What `layer` gives, before anything behind it changes it in place, and the output: one forward pass.
+
+    Raises ValueError where the layer does not run exactly once.
+    """
+    seen: list[Any] = []
+
+    def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(output.clone() if isinstance(output, Tensor) else output)
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        output = model(images)
+    finally:
+        handle.remove()
+    if len(seen) != 1:
+        raise ValueError(
+            f"the target layer ran {len(seen)} times in one forward pass; choose one that runs once"
+        )
+    return seen[0], output
 
 
 def cut_at(model: nn.Module, layer: nn.Module | str) -> GraphParts | HookedParts:
@@ -188,14 +201,14 @@ def alike(found: Any, expected: Any) -> bool:
     return bool(far <= 1e-2 * expected.double().abs().max() + 1e-30) or bool(torch.isnan(far))
 
 
-def reproduces(model: nn.Module, parts: GraphParts, images: Tensor) -> bool:
-    """Whether both parts together do what the network does; torch.fx follows only one of its branches."""
+def leads_to(parts: GraphParts, features: Tensor, rest: Rest, output: Any) -> bool:
+    """Whether the second part makes the network's output of these; torch.fx follows only one branch."""
     try:
-        together = tree_leaves(parts.run_tail(*parts.run_trunk(images.clone())))
+        found = tree_leaves(parts.run_tail(features.clone(), rest))
     except Exception:
         return False
-    whole = tree_leaves(model(images.clone()))
-    return len(together) == len(whole) and all(map(alike, together, whole))
+    expected = tree_leaves(output)
+    return len(found) == len(expected) and all(map(alike, found, expected))
 
 
 def pooled_head(parts: GraphParts | HookedParts) -> tuple[Callable[[Tensor], Tensor] | None, str]:

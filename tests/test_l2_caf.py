@@ -737,12 +737,16 @@ def test_hooks_on_composite_layers_and_on_the_network_count():
         torch.testing.assert_close(found.loss, (reached - model(images())).square().mean(1).detach())
 
 
-def test_a_wrong_trace_is_noticed():
-    def forward(self, x):
-        scale = 1.0 if isinstance(x, torch.Tensor) else 5.0  # torch.fx sees the other branch
-        return self.fc(self.trunk(x * scale).mean((2, 3)).exp())
+def other_branch(x):
+    """5 while torch.fx traces, 1 when it runs."""
+    return 1.0 if isinstance(x, torch.Tensor) else 5.0
 
-    model = network(forward, fc=linear())
+
+def test_a_wrong_trace_is_noticed():
+    model = network(
+        lambda s, x: s.fc((s.trunk(x) * other_branch(x)).mean((2, 3)).exp()),
+        fc=linear(),
+    )
     found = L2CAF(model, "trunk", max_iterations=20)(images())
     reached = filtered(model, model.trunk, images(), found.filters)
     torch.testing.assert_close(found.loss, (reached - model(images())).square().mean(1).detach())
@@ -751,15 +755,49 @@ def test_a_wrong_trace_is_noticed():
 
 
 def test_exact_is_refused_where_the_trace_is_wrong():
-    model = network(
-        lambda s, x: s.fc(s.trunk(x * (1.0 if isinstance(x, torch.Tensor) else 5.0)).mean((2, 3))),
-        fc=linear(),
-    )
+    def forward(self, x):
+        head = self.fc if isinstance(x, torch.Tensor) else self.other
+        return head(self.trunk(x).mean((2, 3)))
+
+    model = network(forward, fc=linear(), other=nn.Linear(6, 4))
     caf = L2CAF(model, "trunk", "exact")
     for _ in range(2):
         with pytest.raises(ValueError, match="no exact solution"):
             caf(images())
     assert L2CAF(model, "trunk")(images(), 1).solver == "gradient"
+
+
+def test_a_wrong_trace_before_the_layer_does_no_harm():
+    model = network(lambda s, x: s.fc(s.trunk(x * other_branch(x)).mean((2, 3))), fc=linear())
+    found = L2CAF(model, "trunk", "exact")(images())
+    reached = filtered(model, model.trunk, images(), found.filters)
+    torch.testing.assert_close(found.loss, (reached - model(images())).square().mean(1).detach())
+
+
+def test_every_call_runs_the_network_once():
+    for head, solver in ((lambda v: v, "exact"), (torch.exp, "gradient")):
+        model, runs = network(lambda s, x, h=head: s.fc(h(s.trunk(x).mean((2, 3)))), fc=linear()), []
+        model.trunk[0].register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        caf = L2CAF(model, "trunk", solver, max_iterations=3)
+        for calls in (1, 2):
+            caf(images(), 1)
+            assert len(runs) == calls
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: untraceable(model)])
+def test_what_follows_may_change_the_features_in_place(wrap):
+    def forward(self, x):
+        maps = self.trunk(x)
+        maps += 3.0
+        return self.fc(maps.mean((2, 3)).tanh())
+
+    model = network(forward, fc=linear())
+    caf = L2CAF(wrap(model), model.trunk, max_iterations=20)
+    with torch.no_grad():
+        torch.testing.assert_close(caf.features(images()), model.trunk(images()))
+    found = caf(images())
+    reached = filtered(model, model.trunk, images(), found.filters)
+    torch.testing.assert_close(found.loss, (reached - model(images())).square().mean(1).detach())
 
 
 def test_from_features_equals_the_call_and_leaves_the_trunk_alone():
