@@ -12,7 +12,7 @@ help:
 	@echo "make test        unit, property, notebook and browser tests"
 	@echo "make lint        ruff, formatting, notebook hygiene"
 	@echo "make execute CHAPTER=03   re-run one notebook and store its outputs in it"
-	@echo "make bench       time the SVMax routes and L2-CAF on this machine"
+	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
 	@echo "make lock        renew requirements.lock"
 	@echo "make clean       remove build/ and data/cache/"
 
@@ -48,6 +48,7 @@ execute: $(READY)
 bench: $(READY)
 	$(PY) benchmarks/svmax_routes.py
 	$(PY) benchmarks/l2_caf_speed.py
+	$(PY) benchmarks/two_head_speed.py
 
 lock: $(READY)
 	$(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -13,67 +13,23 @@ import argparse
 import contextlib
 import copy
 import io
-import json
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
+from _timing import Calls, Row, in_turn, ratio, row, table, write
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import googlenet, squeezenet1_1
 
 from helpers.l2_caf import L2CAF
-from helpers.tables import aligned
 from helpers.training import pick_device
-
-Calls = dict[str, Callable[[], object]]
-Times = dict[str, list[float]]
-Row = dict[str, Any]
 
 SIDE, BATCH, ALONE, STEPS = 224, 32, 4, 100
 TARGETS = {"class-oblivious": None, "class-specific": 3}
 PACKAGE = {"Grad-CAM": GradCAM, "Grad-CAM++": GradCAMPlusPlus, "Score-CAM": ScoreCAM}
-
-
-def in_turn(calls: Calls, repeats: int, device: torch.device, warm_up: int = 2) -> Times:
-    """Wall seconds of each call, one entry per round; in a round each call runs once."""
-    times: Times = {name: [] for name in calls}
-    for round_number in range(repeats + warm_up):
-        for name, call in calls.items():
-            _synchronise(device)
-            start = time.perf_counter()
-            call()
-            _synchronise(device)
-            if round_number >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def ratio(times: Times, name: str, base: str, scale: float = 1.0) -> float:
-    """Median over the rounds of how many times longer `name` took than `base`, times `scale`."""
-    return scale * statistics.median(n / b for n, b in zip(times[name], times[base], strict=True))
-
-
-def row(what: str, unit: str, measured: float, target: str = "", **more: float) -> Row:
-    """One figure; `target` is "" or "<= 10" or ">= 5"."""
-    met = None
-    if target:
-        sign, limit = target.split()
-        met = measured <= float(limit) if sign == "<=" else measured >= float(limit)
-    return {"what": what, "unit": unit, "target": target, "measured": measured, "met": met, **more}
 
 
 @torch.no_grad()
@@ -159,19 +115,6 @@ def small_network(image: Tensor, repeats: int, device: torch.device) -> list[Row
     return rows
 
 
-def table(rows: list[Row]) -> str:
-    body = [
-        [
-            r["what"],
-            r["target"],
-            f"{r['measured']:.2f} {r['unit']}",
-            {True: "met", False: "MISSED"}.get(r["met"], ""),
-        ]
-        for r in rows
-    ]
-    return aligned([["what", "target", "measured", ""], *body])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -192,31 +135,12 @@ def main() -> None:
     rows += small_network(images[:1], arguments.repeats, device)
     print(table(rows))
     if arguments.json:
-        write(arguments.json, rows, device, arguments.repeats)
-
-
-def write(path: Path, rows: list[Row], device: torch.device, repeats: int) -> None:
-    threads = torch.get_num_threads()
-    name = f"{threads} thread{'s' if threads > 1 else ''}"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    report = {
-        "what": "L2-CAF: medians of milliseconds, and of ratios between calls that ran in turn",
-        "networks": f"googlenet (inception5b), squeezenet1_1 (features.12), random weights, {SIDE} px",
-        "device": f"{device.type}: {name}",
-        "load": f"{load} at the end, on {os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "grad-cam": version("grad-cam"),
-        "date": datetime.now(UTC).date().isoformat(),
-        "repeats": repeats,
-        "rows": rows,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        head = {
+            "what": "L2-CAF: medians of milliseconds, and of ratios between calls that ran in turn",
+            "networks": f"googlenet (inception5b), squeezenet1_1 (features.12), random weights, {SIDE} px",
+        }
+        packages = ["torchvision", "grad-cam"]
+        write(arguments.json, head, packages, device, repeats=arguments.repeats, rows=rows)
 
 
 if __name__ == "__main__":

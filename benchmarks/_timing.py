@@ -1,0 +1,100 @@
+"""What the benchmarks share: calls timed in turn, figures with their targets, and a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.tables import aligned
+
+Calls = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
+Row = dict[str, Any]
+
+
+def in_turn(calls: Calls, repeats: int, device: torch.device, warm_up: int = 2) -> Times:
+    """Seconds of each call, one entry per round; in a round each call runs once."""
+    times: Times = {name: [] for name in calls}
+    for round_number in range(repeats + warm_up):
+        for name, call in calls.items():
+            taken = _seconds(call, device)
+            if round_number >= warm_up:
+                times[name].append(taken)
+    return times
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time, or on CUDA the time between two events on an idle stream."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        if device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize(device)
+    return begin.elapsed_time(end) / 1e3
+
+
+def ratio(times: Times, name: str, base: str, scale: float = 1.0) -> float:
+    """Median over the rounds of how many times longer `name` took than `base`, times `scale`."""
+    return scale * statistics.median(n / b for n, b in zip(times[name], times[base], strict=True))
+
+
+def row(what: str, unit: str, measured: float | None, target: str = "", **more: Any) -> Row:
+    """One figure, None if it was not measured; `target` is "" or "<= 10" or ">= 5"."""
+    met = None
+    if target and measured is not None:
+        sign, limit = target.split()
+        met = measured <= float(limit) if sign == "<=" else measured >= float(limit)
+    return {"what": what, "unit": unit, "target": target, "measured": measured, "met": met, **more}
+
+
+def table(rows: list[Row]) -> str:
+    """The rows aligned; a row that was not measured says why, under `skipped`."""
+    body = [
+        [
+            r["what"],
+            r["target"],
+            f"skipped: {r['skipped']}" if r["measured"] is None else f"{r['measured']:.2f} {r['unit']}",
+            {True: "met", False: "MISSED"}.get(r["met"], ""),
+        ]
+        for r in rows
+    ]
+    return aligned([["what", "target", "measured", ""], *body])
+
+
+def write(path: Path, head: Row, packages: list[str], device: torch.device, **body: Any) -> None:
+    """Write `head`, then device, load, versions and date, then `body`."""
+    threads = torch.get_num_threads()
+    name = f"{threads} thread{'s' if threads > 1 else ''}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    report = {
+        **head,
+        "device": f"{device.type}: {name}",
+        "load": f"{load} at the end, on {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{package: version(package) for package in packages},
+        "date": datetime.now(UTC).date().isoformat(),
+        **body,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
