@@ -2,7 +2,7 @@
 
 `python -m helpers.chapters run 03 -p seed 1` runs one chapter with papermill behind a strict gate; `execute`
 writes a chapter's own outputs back into it; `check` inspects parameters cells; `reproduce` runs whatever is
-out of date and writes HTML copies and the claims table.
+out of date and writes HTML copies and the claims report; `report` writes it from the stored notebooks.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import yaml
 
 from helpers import PROJECT_ROOT, claims
 from helpers.execution import execute_notebook, read_notebook
-from helpers.files import ChapterError, find_chapter, find_chapters, write_atomically
-from helpers.ledger_report import ledger_summary
+from helpers.files import ChapterError, chapter_titles, find_chapter, find_chapters, write_atomically
+from helpers.ledger_report import ledger_summary, results_markdown
 from helpers.parameters import ParameterError, check_parameters, overrides, parameters_of, parse_values
 from helpers.provenance import STAMP, circumstances, error_outputs
 
@@ -113,9 +113,10 @@ def reproduce(
     cell_timeout: int | None = None,
     root: Path = PROJECT_ROOT,
 ) -> list[str]:
-    """Run every chapter that is out of date, write the reading copies and the claims table.
+    """Run every chapter that is out of date, write the reading copies and the claims report.
 
-    What runs takes nothing from `data/cache/`: every result is computed again.
+    What runs takes nothing from `data/cache/`: every result is computed again. `build/RESULTS.md` and
+    `build/html/claims.html` tell of this run, `reproduce/RESULTS.md` and the README of the stored notebooks.
 
     Returns:
         One line for each chapter that failed, to run or to be written as HTML; the others are complete.
@@ -140,12 +141,41 @@ def reproduce(
         except Exception as error:  # whatever stops one chapter must not stop the others
             failures.append(f"{source.stem}: {error}")
             print(failures[-1], file=sys.stderr, flush=True)
-    ledger = Path(root) / "reproduce" / "claims.yaml"
     complete = [build / "chapters" / source.name for source in chapters if up_to_date(source, root)]
-    results = claims.collect(complete, ledger)
-    print(claims.ledger_table(results, ledger=ledger))
-    write_atomically(build / "RESULTS.md", claims.ledger_table(results, markdown=True, ledger=ledger))
+    write_claims(complete, root)
+    write_stored_reports(root)
     return failures
+
+
+def write_claims(notebooks: Sequence[Path], root: Path = PROJECT_ROOT) -> None:
+    """Print the claims table of executed notebooks, write `build/RESULTS.md` and `build/html/claims.html`."""
+    from helpers.claims_page import claims_page  # matplotlib is slow to import
+
+    build, ledger = Path(root) / "build", Path(root) / "reproduce" / "claims.yaml"
+    results, titles = claims.collect(notebooks, ledger), chapter_titles(notebooks)
+    pages = {page.name[:2]: page.name for page in (build / "html").glob("[0-9][0-9]_*.html")}
+    print(claims.ledger_table(results, ledger=ledger))
+    write_atomically(build / "RESULTS.md", results_markdown(results, titles, ledger=ledger))
+    page = build / "html" / "claims.html"
+    write_atomically(page, claims_page(results, titles=titles, pages=pages, ledger=ledger))
+    print(f"Each claim with its plot: {page}")
+
+
+def stored_reports(root: Path = PROJECT_ROOT) -> dict[Path, str]:
+    """What the README and `reproduce/RESULTS.md` must say, made anew from the stored notebooks, by path."""
+    root, chapters = Path(root), find_chapters(root)
+    ledger, readme = root / "reproduce" / "claims.yaml", root / "README.md"
+    results = claims.collect(chapters, ledger)
+    reports = {
+        ledger.with_name("RESULTS.md"): results_markdown(results, chapter_titles(chapters), ledger=ledger)
+    }
+    return reports | ({readme: readme_with_claims(root)} if readme.is_file() else {})
+
+
+def write_stored_reports(root: Path = PROJECT_ROOT) -> None:
+    """Write what `stored_reports` says."""
+    for path, text in stored_reports(root).items():
+        write_atomically(path, text)
 
 
 def readme_with_claims(root: Path = PROJECT_ROOT) -> str:
@@ -173,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "execute": _main_execute,
             "check": _main_check,
             "reproduce": _main_reproduce,
+            "report": _main_report,
         }[options.command](options, root)
     except ParameterError as error:
         print(f"refused: {error}", file=sys.stderr)
@@ -207,8 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check that every declared parameter is valid and read")
     check.add_argument("paths", nargs="*", help="notebooks (default: every chapter)")
     every = commands.add_parser(
-        "reproduce", help="run what is out of date; write HTML copies and the claims table"
+        "reproduce", help="run what is out of date; write HTML copies and the claims report"
     )
+    commands.add_parser("report", help="write the claims report from the stored notebooks, running nothing")
     every.add_argument("--only", nargs="+", default=[], metavar="CHAPTER")
     every.add_argument("--force", action="store_true", help="run also what is up to date")
     for command in (run, execute, every):
@@ -234,9 +266,7 @@ def _main_run(options: argparse.Namespace, root: Path) -> int:
 def _main_execute(options: argparse.Namespace, root: Path) -> int:
     for name in options.chapters:
         print(execute_chapter(name, cell_timeout=options.cell_timeout, root=root))
-    readme = root / "README.md"
-    if readme.is_file():
-        write_atomically(readme, readme_with_claims(root))
+    write_stored_reports(root)
     return 0
 
 
@@ -252,6 +282,12 @@ def _main_reproduce(options: argparse.Namespace, root: Path) -> int:
     if failures:
         print("failed: " + ", ".join(line.split(":")[0] for line in failures), file=sys.stderr)
     return 1 if failures else 0
+
+
+def _main_report(options: argparse.Namespace, root: Path) -> int:
+    write_claims(find_chapters(root), root)
+    write_stored_reports(root)
+    return 0
 
 
 if __name__ == "__main__":

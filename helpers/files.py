@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from helpers import PROJECT_ROOT
@@ -35,6 +38,17 @@ def find_chapter(name: str | Path, root: Path = PROJECT_ROOT) -> Path:
         there = ", ".join(p.stem for p in chapters)
         raise ChapterError(f"chapter {str(name)!r} names {len(matches)} notebooks; there are: {there}")
     return matches[0]
+
+
+def chapter_titles(paths: Iterable[Path]) -> dict[str, str]:
+    """First heading of each notebook, or its name when it has none, by the number of the chapter ("03")."""
+    titles = {}
+    for path in map(Path, paths):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        heading = re.search(r"(?m)^# +(.+?) *$", prose)
+        titles[path.name[:2]] = heading[1] if heading else path.stem
+    return titles
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

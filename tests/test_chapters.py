@@ -132,10 +132,20 @@ def test_reproduce_runs_what_is_out_of_date_and_names_what_failed(
     assert "a      reproduced" in shown.out
     built = root / "build" / "chapters" / "03_c.ipynb"
     assert texts(nbformat.read(built, as_version=4)) == "CTG_CACHE: off\n"
-    assert "**reproduced**" in (root / "build" / "RESULTS.md").read_text()
-    assert [p.name for p in (root / "build" / "html").iterdir()] == ["03_c.html"]
+    assert "- **Verdict:** reproduced" in (root / "build" / "RESULTS.md").read_text()
+    assert sorted(p.name for p in (root / "build" / "html").iterdir()) == ["03_c.html", "claims.html"]
+    report = (root / "build" / "html" / "claims.html").read_text()
+    assert 'href="03_c.html"' in report
+    assert "Violation 0.25, at most the tolerance 0.5" in report
+    stored = root / "reproduce" / "RESULTS.md"
+    assert "- **Verdict:** not run here" in stored.read_text()  # the notebook in notebooks/ holds no outputs
     assert chapters.main([*command, "--only", "03"]) == 0
     assert "03_c: up to date" in capsys.readouterr().out
+
+    (root / "notebooks" / "02_c.ipynb").write_text("{")
+    assert chapters.main([*command, "--only", "03"]) == 1
+    assert "02_c.ipynb is not a notebook" in capsys.readouterr().err
+    assert "Violation 0.25" in (root / "build" / "html" / "claims.html").read_text()
 
     third = root / "notebooks" / "03_c.ipynb"
     with monkeypatch.context() as patch:
@@ -147,3 +157,24 @@ def test_reproduce_runs_what_is_out_of_date_and_names_what_failed(
     assert not chapters.up_to_date(third, root)
     write_atomically(built, '{"cells": [')
     assert not chapters.up_to_date(third, root)
+
+
+def test_execute_and_report_renew_what_tells_of_the_stored_notebooks(tmp_path: Path) -> None:
+    root = project(tmp_path, c03=notebook("# T", CLAIM, parameters=ONE))
+    (root / "README.md").write_text("<!-- claims -->\nstale\n<!-- end of claims -->\n")
+    assert chapters.main(["--root", str(root), "execute", "03"]) == 0
+    results, readme = root / "reproduce" / "RESULTS.md", root / "README.md"
+    told = results.read_text(), readme.read_text()
+    assert "- **Verdict:** reproduced" in told[0]
+    assert "stale" not in told[1]
+    assert "**reproduced**" in told[1]
+    assert not (root / "build" / "html").exists()
+
+    results.write_text("stale")
+    assert chapters.main(["--root", str(root), "report"]) == 0
+    assert (results.read_text(), readme.read_text()) == told
+    assert "Violation 0.25" in (root / "build" / "html" / "claims.html").read_text()
+
+    ledger = root / "reproduce" / "claims.yaml"
+    ledger.write_text(ledger.read_text().replace("tolerance: 0.5", "tolerance: 0.1"))
+    assert "- **Verdict:** not reproduced" in chapters.stored_reports(root)[results]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scipy import stats
 from helpers import claims
 from helpers.claims import ClaimError, Measurement, judge, load_ledger, record
 from helpers.ledger import Claim
+from helpers.ledger_report import results_markdown
 
 EFFECT = {
     "id": "svmax.recall",
@@ -300,13 +302,23 @@ def test_measurement_survives_the_notebook(
     assert "same direction" in lines[1]
     assert "not run here" in lines[2]
     assert "2 claims: 0 reproduced, 1 same direction, 0 not reproduced, 1 not run here." in text
-    page = claims.ledger_table(results, markdown=True, ledger=ledger)
-    rows = [line for line in page.splitlines() if line.startswith("|")]
-    widths = {line.replace("\\|", "").count("|") for line in rows[:4]}
-    assert widths == {9}  # eight columns in the header, the rule and both claims, whatever the texts hold
-    assert "digits \\| birds" in page
+    page = results_markdown(results, {"03": "Chapter 3 · SVMax"}, ledger=ledger)
+    assert "| 03 | 0 | 1 | 0 | 1 |" in page
+    assert re.findall("(?m)^##+ (.*)", page) == [
+        "Chapter 3 · SVMax",
+        "SVMax raises recall",
+        "SVMax raises recall",
+        "Where these numbers come from",
+    ]
+    assert "- **Here:** digits | birds\n" in page
+    assert "- **Published:** 3.1 (CUB, ResNet-50)\n" in page
+    assert "- **Thesis's setting:** CUB-200-2011, ResNet-50\n" in page
     assert "2026-01-02T03:04:05+00:00 | CPU (2 cores) | torch 2.14.1" in page
     assert "over 3 seeds" in page
+    assert [line for line in page.splitlines() if "Verdict" in line] == [
+        "- **Verdict:** same direction",
+        "- **Verdict:** not run here",
+    ]
 
 
 def test_collect_refuses_what_does_not_fit(
@@ -333,6 +345,14 @@ def test_collect_refuses_what_does_not_fit(
 
 
 def test_table_without_measurements_is_all_not_run(ledger: Path) -> None:
-    page = claims.ledger_table([], markdown=True, ledger=ledger)
-    assert page.count("**not run here**") == 2
+    page = results_markdown([], ledger=ledger)
+    assert page.count("- **Verdict:** not run here") == 2
+    assert "## Chapter 3\n" in page
     assert "Where these numbers come from" not in page
+
+
+def test_texts_of_a_claim_cannot_become_markdown(tmp_path: Path) -> None:
+    path = write(tmp_path / "claims.yaml", [{**EFFECT, "claim": "*a* < `b`\n# c", "source": "<b>x_1</b>"}])
+    page = results_markdown([], ledger=path)
+    assert "### \\*a\\* \\< \\`b\\` # c\n" in page
+    assert "- **Source:** \\<b>x\\_1\\</b>\n" in page

@@ -26,6 +26,12 @@ def test_chapters_are_found_by_number_stem_and_path(tmp_path: Path) -> None:
         files.find_chapter("04", root)
 
 
+def test_titles_are_first_headings_outside_code(tmp_path: Path) -> None:
+    titled = notebook("print(1)\n# not this", "## Section", "# One · *two*\n\n# Three")
+    root = project(tmp_path, c03=titled, c04=notebook("## Section"))
+    assert files.chapter_titles(files.find_chapters(root)) == {"03": "One · *two*", "04": "04_c"}
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.ipynb"
     files.write_atomically(path, "old")

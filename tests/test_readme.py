@@ -43,6 +43,9 @@ def test_summary_names_the_controls_that_stand(tmp_path):
     controls = {"weak": [-2.0, -2.1, -1.9], "strong": [1.0, -1.0, 0.0]}
     measurement = Measurement("a", "here", effects=[-1.0, -1.1, -0.9], controls=controls)
     table = ledger_summary([Result(measurement, "03.ipynb", {})], ledger=ledger)
+    violated = Result(Measurement("b", "here", violation=0.3), "04.ipynb", {})
+    broken = ledger_summary([violated], ledger=ledger).splitlines()[-1]
+    assert "Violation 0.3, above the tolerance 0.1 (u). |  | **not reproduced**" in broken
     rows = table.splitlines()[2:]
     assert "-1.00 (-1.25 to -0.75) u, 3 seeds" in rows[0]
     assert "beats weak; does not beat strong" in rows[0]
