@@ -180,6 +180,18 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
             x1, y1, x2, y2 = boxes.T
             return ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).float().mean().item()
         """,
+        "the corner of a pixel instead of its centre": """
+            top = maps.flatten(1).argmax(1)
+            y, x = top // maps.shape[2], top % maps.shape[2]
+            x1, y1, x2, y2 = boxes.T
+            return ((x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)).float().mean().item()
+        """,
+        "the right edge belongs to the box too": """
+            top = maps.flatten(1).argmax(1)
+            y, x = top // maps.shape[2] + 0.5, top % maps.shape[2] + 0.5
+            x1, y1, x2, y2 = boxes.T
+            return ((x1 <= x) & (x <= x2) & (y1 <= y) & (y < y2)).float().mean().item()
+        """,
         "counts hits instead of their share": """
             top = maps.flatten(1).argmax(1)
             y, x = top // maps.shape[2] + 0.5, top % maps.shape[2] + 0.5
@@ -207,6 +219,98 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
                 f = torch.linalg.solve(gram + mu * torch.eye(len(gram), dtype=gram.dtype), gram.sum(1))
                 low, high = (low, mu) if f.norm() > 1 else (mu, high)
             return f / f.norm()
+        """,
+    },
+    ("05_two_head", "ex-macro"): {
+        "absent classes count as wrong": """
+            hits = (predicted == labels).double()
+            right = torch.bincount(labels, weights=hits)
+            return hits.mean().item(), (right / torch.bincount(labels).clamp(min=1)).mean().item()
+        """,
+        "shares of what was predicted, not of what is true": """
+            hits = (predicted == labels).double()
+            count = torch.bincount(predicted)
+            right = torch.bincount(predicted, weights=hits)
+            return hits.mean().item(), (right / count)[count > 0].mean().item()
+        """,
+        "macro first": """
+            hits = (predicted == labels).double()
+            count = torch.bincount(labels)
+            right = torch.bincount(labels, weights=hits)
+            return (right / count)[count > 0].mean().item(), hits.mean().item()
+        """,
+    },
+    ("05_two_head", "ex-hard"): {
+        "the nearest positive": """
+            distances = torch.cdist(embeddings, embeddings).square()
+            same = labels[:, None] == labels
+            positive = same & ~torch.eye(len(labels), dtype=torch.bool)
+            nearest_positive = torch.where(positive, distances, torch.inf).amin(1)
+            nearest = torch.where(same, torch.inf, distances).amin(1)
+            return F.softplus(nearest_positive - nearest)[positive.any(1)].mean()
+        """,
+        "an anchor as its own positive": """
+            distances = torch.cdist(embeddings, embeddings).square()
+            same = labels[:, None] == labels
+            farthest = torch.where(same, distances, -torch.inf).amax(1)
+            return F.softplus(farthest - torch.where(same, torch.inf, distances).amin(1)).mean()
+        """,
+        "distances not squared": """
+            distances = torch.cdist(embeddings, embeddings)
+            same = labels[:, None] == labels
+            positive = same & ~torch.eye(len(labels), dtype=torch.bool)
+            farthest = torch.where(positive, distances, -torch.inf).amax(1)
+            nearest = torch.where(same, torch.inf, distances).amin(1)
+            return F.softplus(farthest - nearest)[positive.any(1)].mean()
+        """,
+        "the right value without a gradient": """
+            distances = torch.cdist(embeddings, embeddings).square().detach()
+            same = labels[:, None] == labels
+            positive = same & ~torch.eye(len(labels), dtype=torch.bool)
+            farthest = torch.where(positive, distances, -torch.inf).amax(1)
+            nearest = torch.where(same, torch.inf, distances).amin(1)
+            return F.softplus(farthest - nearest)[positive.any(1)].mean() + 0 * embeddings.sum()
+        """,
+    },
+    ("05_two_head", "ex-bank"): {
+        "the nearest negative": """
+            distances = torch.cdist(queries, bank).square()
+            same = labels[:, None] == bank_labels
+            nearest = torch.where(same, torch.inf, distances).amin(1, keepdim=True)
+            return F.relu(distances - nearest + margin)[same].mean()
+        """,
+        "the diagonal is left out as within a batch": """
+            distances = torch.cdist(queries, bank).square()
+            same = labels[:, None] == bank_labels
+            ordered, order = torch.where(same, torch.inf, distances).sort(dim=1)
+            place = torch.searchsorted(ordered.detach(), distances.detach().contiguous(), right=True)
+            chosen = order.gather(1, torch.minimum(place, (~same).sum(1, keepdim=True) - 1))
+            terms = F.relu(distances - distances.gather(1, chosen) + margin)
+            return terms[same & ~torch.eye(*same.shape, dtype=torch.bool)].mean()
+        """,
+        "not strictly farther": """
+            distances = torch.cdist(queries, bank).square()
+            same = labels[:, None] == bank_labels
+            ordered, order = torch.where(same, torch.inf, distances).sort(dim=1)
+            place = torch.searchsorted(ordered.detach(), distances.detach().contiguous())
+            chosen = order.gather(1, torch.minimum(place, (~same).sum(1, keepdim=True) - 1))
+            return F.relu(distances - distances.gather(1, chosen) + margin)[same].mean()
+        """,
+        "queries without a gradient": """
+            distances = torch.cdist(queries.detach(), bank).square()
+            same = labels[:, None] == bank_labels
+            ordered, order = torch.where(same, torch.inf, distances).sort(dim=1)
+            place = torch.searchsorted(ordered, distances.contiguous(), right=True)
+            chosen = order.gather(1, torch.minimum(place, (~same).sum(1, keepdim=True) - 1))
+            return F.relu(distances - distances.gather(1, chosen) + margin)[same].mean()
+        """,
+        "the nearest negative where none is farther": """
+            distances = torch.cdist(queries, bank).square()
+            same = labels[:, None] == bank_labels
+            ordered, order = torch.where(same, torch.inf, distances).sort(dim=1)
+            place = torch.searchsorted(ordered.detach(), distances.detach().contiguous(), right=True)
+            place = torch.where(place < (~same).sum(1, keepdim=True), place, 0)
+            return F.relu(distances - distances.gather(1, order.gather(1, place)) + margin)[same].mean()
         """,
     },
 }

@@ -49,8 +49,18 @@ SMALL: dict[str, dict[str, Any]] = {
         "scenes": 8,
         "bench_images": 2,
     },
+    "05_two_head": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 6,
+        "per_species": 16,
+        "steps": 10,
+        "learning_rates": [0.02],
+        "embedding_dim": 8,
+        "device": "cpu",
+    },
 }
-ON_PHOTOS = ["02_knowledge_evolution", "03_svmax"]
+ON_PHOTOS = ["02_knowledge_evolution", "03_svmax", "05_two_head"]
 """Chapters that take their images from `dataset`."""
 
 chapter = pytest.mark.parametrize("path", find_chapters(), ids=lambda path: path.stem)
