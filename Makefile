@@ -2,9 +2,10 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+PROFILE ?= local
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 
-.PHONY: help reproduce lab test lint lock execute bench clean
+.PHONY: help reproduce lab test lint lock execute grid bench clean
 
 help:
 	@echo "make reproduce   run every chapter, write build/html and the claims table"
@@ -12,6 +13,7 @@ help:
 	@echo "make test        unit, property, notebook and browser tests"
 	@echo "make lint        ruff, formatting, notebook hygiene"
 	@echo "make execute CHAPTER=03   re-run one notebook and store its outputs in it"
+	@echo "make grid GRID=svmax      run a grid of seeds and settings, or what is left of it (PROFILE=slurm: on a cluster)"
 	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
 	@echo "make lock        renew requirements.lock"
 	@echo "make clean       remove build/ and data/cache/"
@@ -45,13 +47,16 @@ lint: $(READY)
 execute: $(READY)
 	$(PY) -m helpers.chapters execute $(CHAPTER)
 
+grid: $(READY)
+	$(PY) -m helpers.grid $(if $(GRID),run $(GRID) --profile $(PROFILE) $(ARGS),check)
+
 bench: $(READY)
 	$(PY) benchmarks/svmax_routes.py
 	$(PY) benchmarks/l2_caf_speed.py
 	$(PY) benchmarks/two_head_speed.py
 
 lock: $(READY)
-	$(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:

@@ -24,7 +24,7 @@ LOCK = (PROJECT_ROOT / "requirements.lock").read_text(encoding="utf-8")
 DEPENDENCIES = PROJECT["project"]["dependencies"]
 NEEDED = [
     *DEPENDENCIES,
-    *PROJECT["project"]["optional-dependencies"]["dev"],
+    *(text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra),
     *PROJECT["build-system"]["requires"],
 ]
 SHARED = "../" + "shared"
