@@ -90,8 +90,8 @@ def triplet_figure(
     right.set_title(f"where cross-entropy + {weight:g} x ranking pulls", fontsize=11)
     alt = (
         f"Points of three classes on a plane, two modes each. Left: active triplets of one anchor under the "
-        f"rule {rule}, {len(active)} of {len(pairs)} at margin {margin:g}. Right: arrows show where "
-        f"cross-entropy plus {weight:g} times the ranking loss pulls each point; mean length "
+        f"rule {rule}, {len(active)} of {len(pairs)} at margin {margin:.2f}. Right: arrows show where "
+        f"cross-entropy plus {weight:.2f} times the ranking loss pulls each point; mean length "
         f"{moves.norm(dim=1).mean():.2f}."
     )
     return figure, alt

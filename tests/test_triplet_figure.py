@@ -48,9 +48,9 @@ def test_the_figure_says_what_it_shows(rule):
     figure, alt = triplet_figure(rule, margin=3.0, weight=0.5, anchor=7, spread=0.2)
     assert len(figure.axes) == 2
     assert rule in alt
-    assert "0.5 times" in alt
+    assert "0.50 times" in alt
     count = {"semi-hard": 5, "batch-hard": 1, "all triplets": 60}[rule]
-    assert f"of {count} at margin 3" in alt
+    assert f"of {count} at margin 3.00" in alt
 
 
 def test_an_unknown_rule_is_refused():
