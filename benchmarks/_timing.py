@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from helpers.tables import aligned
+from helpers.training import pick_device
 
 Calls = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
@@ -78,15 +80,33 @@ def table(rows: list[Row]) -> str:
     return aligned([["what", "target", "measured", ""], *body])
 
 
-def write(path: Path, head: Row, packages: list[str], device: torch.device, **body: Any) -> None:
-    """Write `head`, then device, load, versions and date, then `body`."""
+def arguments_of(text: str, repeats: int | None, rounds: str = "rounds of every call") -> ArgumentParser:
+    """The options all benchmarks have; `text` is their help. Read them with `started`."""
+    parser = ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default=None, help="cuda, mps or cpu; the best present one by default")
+    parser.add_argument("--repeats", type=int, default=repeats, help=rounds)
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default")
+    parser.add_argument("--json", type=Path, help="also write the figures, with device and versions, here")
+    return parser
+
+
+def started(parser: ArgumentParser) -> tuple[Namespace, torch.device]:
+    """The arguments, with threads and seed set, and the device they name."""
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    return arguments, pick_device(arguments.device)
+
+
+def circumstances(packages: list[str], device: torch.device) -> Row:
+    """Device, load, versions and date."""
     threads = torch.get_num_threads()
     name = f"{threads} thread{'s' if threads > 1 else ''}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    report = {
-        **head,
+    return {
         "device": f"{device.type}: {name}",
         "load": f"{load} at the end, on {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.machine()}",
@@ -94,7 +114,11 @@ def write(path: Path, head: Row, packages: list[str], device: torch.device, **bo
         "torch": torch.__version__,
         **{package: version(package) for package in packages},
         "date": datetime.now(UTC).date().isoformat(),
-        **body,
     }
+
+
+def write(path: Path, head: Row, packages: list[str], device: torch.device, **body: Any) -> None:
+    """Write `head`, then the `circumstances`, then `body`."""
+    report = head | circumstances(packages, device) | body
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import textwrap
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _timing import circumstances
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from scipy import ndimage
@@ -213,22 +211,6 @@ def measure_photos(methods: Methods, data: Path, device: torch.device) -> list[d
     return rows
 
 
-def circumstances(device: torch.device) -> dict[str, str]:
-    threads = torch.get_num_threads()
-    name = f"{threads} thread{'s' if threads > 1 else ''}"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    return {
-        "device": f"{device.type}: {name}",
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "grad-cam": version("grad-cam"),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
 def page(
     birds: list[dict[str, Any]],
     count: int,
@@ -280,7 +262,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
-    methods, where = Methods(load_network(arguments.data, device)), circumstances(device)
+    where = circumstances(["torchvision", "grad-cam"], device)
+    methods = Methods(load_network(arguments.data, device))
     birds, count = measure_birds(methods, arguments.data, device, arguments.crop)
     photos = measure_photos(methods, arguments.data, device)
     given = {name: getattr(arguments, name) for name in ("device", "threads", "crop")}

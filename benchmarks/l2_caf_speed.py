@@ -9,23 +9,20 @@ CPU whose cores are shared, --threads 1 is the quieter choice.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from _timing import Calls, Row, in_turn, ratio, row, table, write
+from _timing import Calls, Row, arguments_of, in_turn, ratio, row, started, table, write
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import googlenet, squeezenet1_1
 
 from helpers.l2_caf import L2CAF
-from helpers.training import pick_device
 
 SIDE, BATCH, ALONE, STEPS = 224, 32, 4, 100
 TARGETS = {"class-oblivious": None, "class-specific": 3}
@@ -116,18 +113,7 @@ def small_network(image: Tensor, repeats: int, device: torch.device) -> list[Row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default=None, help="cuda, mps or cpu; the best present one by default")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default")
-    parser.add_argument("--json", type=Path, help="also write the figures, with device and versions, here")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = pick_device(arguments.device)
-    torch.manual_seed(0)
+    arguments, device = started(arguments_of(__doc__, repeats=15))
     model = googlenet(weights=None, init_weights=False, aux_logits=False).eval().to(device)
     images = torch.randn(BATCH, 3, SIDE, SIDE).to(device)
     rows = exact_solver(model, images, arguments.repeats, device)

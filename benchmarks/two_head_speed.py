@@ -18,7 +18,6 @@ other work on the machine counts on both sides. On a CPU whose cores are shared,
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -30,7 +29,7 @@ from typing import Any
 
 import torch
 import torchvision
-from _timing import Calls, Row, Times, in_turn, ratio, row, table, write
+from _timing import Calls, Row, Times, arguments_of, in_turn, ratio, row, started, table, write
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
@@ -38,7 +37,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.tables import aligned
-from helpers.training import pick_device
 from helpers.two_head import BatchHardTripletLoss, CentreLoss, SemiHardTripletLoss, TwoHead, TwoHeadLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -328,24 +326,11 @@ def all_steps(device: torch.device, repeats: int, quick: bool) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default=None, help="cuda, mps or cpu; the best present one by default")
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        help="rounds; 12 for the losses (a quarter from B = 512 up), 5 (CUDA: 20) for steps",
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default")
+    rounds = "rounds; 12 for the losses (a quarter from B = 512 up), 5 (CUDA: 20) for steps"
+    parser = arguments_of(__doc__, None, rounds)
     parser.add_argument("--quick", action="store_true", help="a trial run: small batches, one small network")
-    parser.add_argument("--json", type=Path, help="also write the figures, with device and versions, here")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = pick_device(arguments.device)
+    arguments, device = started(parser)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
-    torch.manual_seed(0)
     assert_equal()
     quick, cuda = arguments.quick, device.type == "cuda"
     sizes, largest = ([64, 128], 256) if quick else ([64, 128, 256, 512, 1024], 4096)

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from torch import nn
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Evaluation mode; afterwards every layer has its own mode back."""
+    return in_mode(model, training=False)
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode for all layers; afterwards every layer has its own mode back."""
     modes = {module: module.training for module in model.modules()}
-    if any(modes.values()):
-        model.eval()
+    if any(mode != training for mode in modes.values()):
+        model.train(training)
     try:
         yield
     finally:

@@ -14,6 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from helpers._modes import in_mode
+
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 Part = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
@@ -86,18 +88,14 @@ def _split(backbone: nn.Module, graph: fx.Graph) -> Parts:
 
 
 def _trace(backbone: nn.Module, training: bool) -> fx.Graph:
-    modes = {layer: layer.training for layer in backbone.modules()}
     try:
-        with torch.random.fork_rng(devices=[]):
-            return _Tracer().trace(backbone.train(training))
+        with in_mode(backbone, training), torch.random.fork_rng(devices=[]):
+            return _Tracer().trace(backbone)
     except Exception as error:
         raise ValueError(
             f"torch.fx cannot trace {type(backbone).__name__} ({error}); TwoHead takes classifiers such as "
             "torchvision.models.resnet50"
         ) from error
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
 
 
 def _outputs(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:

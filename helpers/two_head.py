@@ -9,6 +9,7 @@ no value that the host must wait for.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from helpers._centres import CentreLoss, TripletCentreLoss
 from helpers._modes import evaluating
 from helpers._ranking import OnDeviceLoss, class_labels, pairs
-from helpers._trunk import resize_classifier, split
+from helpers._trunk import Parts, resize_classifier, split
 
 __all__ = [
     "BatchHardTripletLoss",
@@ -124,14 +125,13 @@ class TwoHead(nn.Module):
 
     def forward(self, images: Tensor) -> TwoHeadOutput:
         """Both heads of images (B, C, H, W)."""
-        parts = self._parts[self.backbone.training]
-        features, *aux = parts.trunk_and_aux(self.backbone, images)
-        logits, penultimate = parts.logits(self.backbone, features)
+        features, *aux = self._now.trunk_and_aux(self.backbone, images)
+        logits, penultimate = self._now.logits(self.backbone, features)
         return TwoHeadOutput(logits, self._embed(features), penultimate.flatten(1), tuple(aux))
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, classes); the embedding head does not run."""
-        return self._parts[self.backbone.training].logits(self.backbone, self._features(images))[0]
+        return self._now.logits(self.backbone, self._features(images))[0]
 
     def embedding(self, images: Tensor) -> Tensor:
         """(B, D) of length 1; pooling and classifier do not run."""
@@ -139,11 +139,15 @@ class TwoHead(nn.Module):
 
     def penultimate(self, images: Tensor) -> Tensor:
         """What the last linear layer of the classifier reads, (B, features): the usual rival embedding."""
-        parts = self._parts[self.backbone.training]
-        return parts.penultimate(self.backbone, self._features(images))[0].flatten(1)
+        return self._now.penultimate(self.backbone, self._features(images))[0].flatten(1)
 
     def _features(self, images: Tensor) -> Tensor:
-        return self._parts[self.backbone.training].trunk(self.backbone, images)[0]
+        return self._now.trunk(self.backbone, images)[0]
+
+    @property
+    def _now(self) -> Parts:
+        """The parts of the backbone in its present mode."""
+        return self._parts[self.backbone.training]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_parts"}
@@ -185,11 +189,10 @@ class TwoHeadLoss(nn.Module):
 
     def forward(self, output: TwoHeadOutput, labels: Tensor) -> Tensor:
         labels = class_labels(labels, output.logits)
-        loss = F.cross_entropy(output.logits, labels, label_smoothing=self.label_smoothing)
+        cross_entropy = partial(F.cross_entropy, target=labels, label_smoothing=self.label_smoothing)
+        loss = cross_entropy(output.logits)
         for logits in output.aux_logits:
-            loss = loss + self.aux_weight * F.cross_entropy(
-                logits, labels, label_smoothing=self.label_smoothing
-            )
+            loss = loss + self.aux_weight * cross_entropy(logits)
         if self.ranking is None:
             return loss
         return loss + self.weight * self.ranking(getattr(output, self.on), labels)

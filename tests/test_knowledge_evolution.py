@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from networks import Net, seeded
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
@@ -34,19 +35,6 @@ rates = st.integers(20, 980).map(lambda thousandths: thousandths / 1000)
 widths = st.integers(1, 9)
 
 
-class Net(nn.Module):
-    """The layers given by name, and a forward pass (network, images) written down in the test."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.pass_through = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images):
-        return self.pass_through(self, images)
-
-
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
 
@@ -61,10 +49,6 @@ def plain(*widths, channels=3, classes=5, bias=True):
     for before, after in zip((channels, *widths), widths, strict=False):
         layers += [conv(before, after, bias=bias), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def images(pixels, channels=3, count=2, seed=1):

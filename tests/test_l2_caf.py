@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Net, seeded
 from PIL import Image
 from pytorch_grad_cam.utils.model_targets import (
     BinaryClassifierOutputTarget,
@@ -24,25 +25,8 @@ from helpers._sphere import nearest_to_ones
 from helpers.l2_caf import L2CAF, Attention, GradCAMStyle
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def randn(*size, seed=0, dtype=torch.float32):
     return torch.randn(*size, generator=seeded(seed), dtype=dtype)
-
-
-class Net(nn.Module):
-    """The layers given by name, and a forward pass (network, images) written down in the test."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.pass_through = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images):
-        return self.pass_through(self, images)
 
 
 def trunk(width=6):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import seeded
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 from torch import nn
 from torch.nn import functional as F
@@ -31,10 +32,6 @@ from helpers.two_head import (
 )
 
 MARGIN = 0.2
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*size, seed=0, dtype=torch.float64):
