@@ -142,10 +142,11 @@ def explorer(page: Page) -> tuple[Locator, Locator]:
 
 def press(page: Page, handle: Locator, key: str) -> str:
     """Press a key on a slider's handle; the value that the slider then shows."""
+    slider = handle.locator("xpath=ancestor::*[contains(@class, 'widget-slider')]")
+    readout = slider.locator(".widget-readout").element_handle()  # an error may soon take the picture
     handle.focus()
     page.keyboard.press(key)
-    slider = handle.locator("xpath=ancestor::*[contains(@class, 'widget-slider')]")
-    return slider.locator(".widget-readout").inner_text().strip()
+    return readout.inner_text().strip()
 
 
 def wait_for_another(picture: Locator, old: str, seconds: float) -> None:
