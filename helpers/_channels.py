@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +40,15 @@ def check_layers(model: nn.Module) -> None:
             raise SplitError(f"{name} shares its weight with {other}; give each its own")
 
 
-def channel_cuts(model: nn.Module, example_input: Tensor, split_rate: float) -> dict[str, Cut]:
+def channel_cuts(
+    model: nn.Module,
+    example_input: Tensor,
+    split_rate: float,
+    outputs: Callable[[Any], Any] | None = None,
+) -> dict[str, Cut]:
     """How to cut every tensor of `model` down to the first channels of every layer, by tensor name.
 
-    Channels of the input and of the output all stay. Any other set of coupled channels belongs to blocks:
+    Channels of the input and of the `outputs` all stay. Any other set of coupled channels belongs to blocks:
     outputs of the layers that produce it, groups of the grouped convolutions around it. Of the sets in the
     same blocks the first ``kept_channels`` stay: a concatenation keeps the first channels of each of its
     parts, a grouped convolution those of each group, and layers that must agree with them keep the same.
@@ -59,7 +65,7 @@ def channel_cuts(model: nn.Module, example_input: Tensor, split_rate: float) -> 
     blank = {name: torch.zeros(1).expand(weight.shape) for name, weight in model.named_parameters()}
     traced = copy_with(model, blank).cpu().float().requires_grad_(True)  # channels flow whatever the weights
     entry = Entry(example_input.shape[1], affine=False, track_running_stats=False)
-    graph = trace(nn.Sequential(entry, traced), example_input)
+    graph = trace(nn.Sequential(entry, traced), example_input, outputs)
     names = {module: name for name, module in [*traced.named_modules(), *traced.named_parameters()]}
     for layer, name in names.items():
         if isinstance(layer, WEIGHTED) and layer not in graph.module2node:

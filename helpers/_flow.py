@@ -11,6 +11,7 @@ import math
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,11 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
-def trace(model: nn.Module, example_input: Tensor) -> DependencyGraph:
-    """The graph in training mode, in which auxiliary heads take part; every output is a node of its own."""
+def trace(model: nn.Module, example_input: Tensor, outputs: Callable[[Any], Any] | None) -> DependencyGraph:
+    """The graph in training mode, in which auxiliary heads take part; every output is a node of its own.
+
+    `outputs` picks those that count, None means all.
+    """
     images = torch.cat([example_input[:1], example_input[:1]]).cpu().float()  # a batch norm may need two
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -63,8 +67,10 @@ def trace(model: nn.Module, example_input: Tensor) -> DependencyGraph:
                 model,
                 images,
                 forward_fn=lambda network, batch: network.train()(batch),
-                output_transform=lambda outputs: [
-                    tensor.clone() for tensor in flatten_as_list(outputs) if getattr(tensor, "grad_fn", None)
+                output_transform=lambda found: [
+                    tensor.clone()
+                    for tensor in flatten_as_list(outputs(found) if outputs else found)
+                    if getattr(tensor, "grad_fn", None)
                 ],
                 verbose=False,
             )

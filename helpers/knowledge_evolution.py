@@ -50,6 +50,8 @@ class KnowledgeEvolution:
         example_input: images (B, C, H, W) to trace it with, needed for "kels" alone. One is enough, of any
             size that the network takes in training (Inception v3 with its auxiliary head: 299 px).
         split_rate: between 0 and 1, both excluded.
+        outputs: picks from what the network returns that whose channels all stay; None means all of it. For a
+            two-head network ``lambda out: out[:2]`` lets its last map be cut, which it returns as well.
         generator: source of all randomness here, on the CPU; None is torch's global one.
 
     Raises:
@@ -65,6 +67,7 @@ class KnowledgeEvolution:
         example_input: Tensor | None = None,
         split_rate: float = 0.5,
         split: str = "kels",
+        outputs: Callable[[Any], Any] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if not 0 < split_rate < 1:
@@ -87,7 +90,7 @@ class KnowledgeEvolution:
             raise ValueError(
                 "split='kels' follows the channels of an example_input; pass images (B, C, H, W)"
             )
-        self._cuts = channel_cuts(model, example_input, split_rate)
+        self._cuts = channel_cuts(model, example_input, split_rate, outputs)
         self.masks = {name: cut_mask(w.shape, self._cuts.get(name, {})) for name, w in weights.items()}
         self._check_both_halves()
         check_identity(model, self._cuts, self.masks, example_input)

@@ -116,7 +116,7 @@ class TwoHead(nn.Module):
         return tuple(features.shape[1:])
 
     def _embed(self, features: Tensor) -> Tensor:
-        if not self.pooled and features.shape[1:] != self.map_shape:
+        if not self.pooled and features.shape[2:] != self.map_shape[1:]:  # channels may have been cut
             raise ValueError(
                 f"the map of features is {tuple(features.shape[1:])}, but the embedding head was made for "
                 f"{self.map_shape}: pass images of one size, or build with image_size= or pooled=True"

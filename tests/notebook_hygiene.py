@@ -58,7 +58,16 @@ def problems(path: str | Path) -> list[tuple[str, str]]:
     found = [("cell-ids", problem) for problem in ids]
     if path.stat().st_size >= MAX_BYTES:
         found.append(("size", f"{path.stat().st_size} bytes; a notebook stays under {MAX_BYTES}"))
+    found += [("links", problem) for problem in _dead_links(nb, path.parent)]
     return found + [(name, problem) for name, function in RULES.items() for problem in function(nb)]
+
+
+def _dead_links(nb: NotebookNode, folder: Path) -> Iterator[str]:
+    """Links of the prose to files that are not there, seen from the notebook's folder."""
+    for i, cell in _cells(nb, "markdown"):
+        for target in re.findall(r"\]\(([^)#\s]+)", re.sub(r"!\[[^\]]*\]\([^)]*\)", "", cell.source)):
+            if not re.match(r"\w+:", target) and not (folder / target).exists():
+                yield f"cell {i} links to {target!r}, which is not there"
 
 
 def _id_problems(raw: dict[str, Any]) -> Iterator[str]:
@@ -256,9 +265,9 @@ def ledger_problems(paths: Sequence[Path], ledger: str | Path = claims.LEDGER) -
         if not notebook.startswith(rows[i].chapter)
     ]
     return wrong + [
-        f"{present[row.chapter]} does not measure {i!r}"
+        f"{present.get(row.chapter, f'chapter {row.chapter}, which is not there,')} does not measure {i!r}"
         for i, row in rows.items()
-        if row.chapter in present and i not in measured
+        if i not in measured
     ]
 
 

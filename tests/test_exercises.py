@@ -19,6 +19,82 @@ REGION = re.compile(r"(?ms)^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$")
 
 # (notebook, cell id) -> mistake -> code that stands in place of the solution
 WRONG: dict[tuple[str, str], dict[str, str]] = {
+    ("01_introduction", "ex-recall"): {
+        "an image finds itself": """
+            nearest = torch.cdist(embeddings, embeddings).topk(k, largest=False).indices
+            return (labels[nearest] == labels[:, None]).any(1).float().mean().item()
+        """,
+        "the share of neighbours that are right": """
+            distances = torch.cdist(embeddings, embeddings).fill_diagonal_(torch.inf)
+            nearest = distances.topk(k, largest=False).indices
+            return (labels[nearest] == labels[:, None]).float().mean().item()
+        """,
+        "all neighbours must be right": """
+            distances = torch.cdist(embeddings, embeddings).fill_diagonal_(torch.inf)
+            nearest = distances.topk(k, largest=False).indices
+            return (labels[nearest] == labels[:, None]).all(1).float().mean().item()
+        """,
+        "cosine in the place of the distance": """
+            unit = F.normalize(embeddings)
+            nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(k).indices
+            return (labels[nearest] == labels[:, None]).any(1).float().mean().item()
+        """,
+        "the farthest": """
+            nearest = torch.cdist(embeddings, embeddings).topk(k).indices
+            return (labels[nearest] == labels[:, None]).any(1).float().mean().item()
+        """,
+    },
+    ("01_introduction", "ex-split"): {
+        "half of the images": """
+            trains = torch.arange(len(labels)) < len(labels) // 2
+            return trains, ~trains
+        """,
+        "half of the largest label": """
+            trains = labels < (labels.max() + 1) // 2
+            return trains, ~trains
+        """,
+        "rounds up": """
+            kinds = labels.unique()
+            trains = torch.isin(labels, kinds[: (len(kinds) + 1) // 2])
+            return trains, ~trains
+        """,
+        "the second half trains": """
+            kinds = labels.unique()
+            trains = torch.isin(labels, kinds[: len(kinds) // 2])
+            return ~trains, trains
+        """,
+        "positions, not masks": """
+            kinds = labels.unique()
+            trains = torch.isin(labels, kinds[: len(kinds) // 2])
+            return trains.nonzero()[:, 0], (~trains).nonzero()[:, 0]
+        """,
+    },
+    ("01_introduction", "ex-bar"): {
+        "the first look above the bar": """
+            above = curves >= bar
+            return np.where(above.any(1), (above.argmax(1) + 1) / curves.shape[1], 1.0)
+        """,
+        "counts from 0": """
+            above = curves >= bar
+            twice = above[:, :-1] & above[:, 1:]
+            return np.where(twice.any(1), twice.argmax(1) / curves.shape[1], 1.0)
+        """,
+        "never reached counts as reached at once": """
+            above = curves >= bar
+            twice = above[:, :-1] & above[:, 1:]
+            return (twice.argmax(1) + 1) / curves.shape[1]
+        """,
+        "the second of the two looks": """
+            above = curves >= bar
+            twice = above[:, :-1] & above[:, 1:]
+            return np.where(twice.any(1), (twice.argmax(1) + 2) / curves.shape[1], 1.0)
+        """,
+        "above, but not at, the bar": """
+            above = curves > bar
+            twice = above[:, :-1] & above[:, 1:]
+            return np.where(twice.any(1), (twice.argmax(1) + 1) / curves.shape[1], 1.0)
+        """,
+    },
     ("02_knowledge_evolution", "ex-share"): {
         "the square of the rate everywhere": """
             return rate**2
@@ -311,6 +387,110 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
             place = torch.searchsorted(ordered.detach(), distances.detach().contiguous(), right=True)
             place = torch.where(place < (~same).sum(1, keepdim=True), place, 0)
             return F.relu(distances - distances.gather(1, order.gather(1, place)) + margin)[same].mean()
+        """,
+    },
+    ("06_closing_the_gap", "ex-budget"): {
+        "one generation for the long run": """
+            return {
+                "long run": steps,
+                "slim, equal steps": generations * steps,
+                "one restart": steps,
+                "slim, equal operations": math.floor(generations * steps / share),
+            }
+        """,
+        "multiplies by the share": """
+            total = generations * steps
+            return {
+                "long run": total,
+                "slim, equal steps": total,
+                "one restart": steps,
+                "slim, equal operations": math.floor(total * share),
+            }
+        """,
+        "rounds up": """
+            total = generations * steps
+            return {
+                "long run": total,
+                "slim, equal steps": total,
+                "one restart": steps,
+                "slim, equal operations": math.ceil(total / share),
+            }
+        """,
+        "forgets a control": """
+            total = generations * steps
+            return {"long run": total, "slim, equal steps": total, "one restart": steps}
+        """,
+    },
+    ("06_closing_the_gap", "ex-factorial"): {
+        "main effects instead of each alone": """
+            alone = np.stack([np.diff(values, axis=axis).squeeze(axis).mean((0, 1)) for axis in range(3)])
+            left_out = values[1, 1, 1] - np.stack([values[0, 1, 1], values[1, 0, 1], values[1, 1, 0]])
+            return alone, left_out, values[1, 1, 1] - values[0, 0, 0] - alone.sum(0)
+        """,
+        "the sign of left out": """
+            alone = np.stack([values[1, 0, 0], values[0, 1, 0], values[0, 0, 1]]) - values[0, 0, 0]
+            left_out = np.stack([values[0, 1, 1], values[1, 0, 1], values[1, 1, 0]]) - values[1, 1, 1]
+            return alone, left_out, values[1, 1, 1] - values[0, 0, 0] - alone.sum(0)
+        """,
+        "the surplus forgets what there was without tools": """
+            alone = np.stack([values[1, 0, 0], values[0, 1, 0], values[0, 0, 1]]) - values[0, 0, 0]
+            left_out = values[1, 1, 1] - np.stack([values[0, 1, 1], values[1, 0, 1], values[1, 1, 0]])
+            return alone, left_out, values[1, 1, 1] - alone.sum(0)
+        """,
+        "means over seeds": """
+            alone = np.stack([values[1, 0, 0], values[0, 1, 0], values[0, 0, 1]]) - values[0, 0, 0]
+            left_out = values[1, 1, 1] - np.stack([values[0, 1, 1], values[1, 0, 1], values[1, 1, 0]])
+            surplus = values[1, 1, 1] - values[0, 0, 0] - alone.sum(0)
+            return alone.mean(1), left_out.mean(1), surplus.mean()
+        """,
+    },
+    ("06_closing_the_gap", "ex-margin"): {
+        "not significantly worse": """
+            interval = paired_interval(differences)
+            return "as good" if interval.high > 0 else "worse"
+        """,
+        "the mean alone": """
+            return "as good" if np.mean(differences) > -delta else "worse"
+        """,
+        "must be better than dense": """
+            interval = paired_interval(differences)
+            if interval.low > 0:
+                return "as good"
+            return "worse" if interval.high < 0 else "open"
+        """,
+        "never open": """
+            return "as good" if paired_interval(differences).low > -delta else "worse"
+        """,
+    },
+    ("06_closing_the_gap", "ex-supcon"): {
+        "an image competes with itself": """
+            similar = embeddings @ embeddings.T / temperature
+            positive = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool)
+            has = positive.any(1)
+            chosen = torch.where(positive, similar.log_softmax(1), 0)
+            return -(chosen.sum(1)[has] / positive.sum(1)[has]).mean()
+        """,
+        "an image is its own positive": """
+            same = labels[:, None] == labels
+            log_share = (embeddings @ embeddings.T / temperature).log_softmax(1)
+            return -((log_share * same).sum(1) / same.sum(1)).mean()
+        """,
+        "sums over the positives": """
+            itself = torch.eye(len(labels), dtype=torch.bool)
+            similar = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
+            positive = (labels[:, None] == labels) & ~itself
+            chosen = torch.where(positive, similar.log_softmax(1), 0)
+            return -chosen.sum(1)[positive.any(1)].mean()
+        """,
+        "infinity times zero": """
+            itself = torch.eye(len(labels), dtype=torch.bool)
+            similar = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
+            positive = (labels[:, None] == labels) & ~itself
+            return -((similar.log_softmax(1) * positive).sum(1) / positive.sum(1).clamp(min=1)).mean()
+        """,
+        "the right value without a gradient": """
+            value = losses.SupConLoss(temperature=temperature)(embeddings.detach(), labels)
+            return value + 0 * embeddings.sum()
         """,
     },
 }

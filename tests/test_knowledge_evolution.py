@@ -30,6 +30,7 @@ from helpers.knowledge_evolution import (
     multiply_adds,
 )
 from helpers.training import fit, loader, seed_everything
+from helpers.two_head import TwoHead
 
 rates = st.integers(20, 980).map(lambda thousandths: thousandths / 1000)
 widths = st.integers(1, 9)
@@ -1127,3 +1128,28 @@ def test_double_precision_stays_double():
     evolution.reset()
     drawn = model[0].weight[~evolution.masks["0.weight"]]
     assert not torch.equal(drawn, drawn.float().double())
+
+
+def test_outputs_that_may_be_cut():
+    """A network that also returns its features: they stay whole, unless only the logits count as outputs."""
+    network = plain(8, 12)
+    both = Net(lambda net, x: (net.body(x), net.head(net.body(x))), body=network[:-1], head=network[-1])
+    images_in = images(9)
+    whole = KnowledgeEvolution(both, example_input=images_in)
+    assert whole.masks["head.weight"].all()
+    cut = KnowledgeEvolution(both, example_input=images_in, outputs=lambda out: out[1])
+    assert cut.masks["head.weight"].float().mean() == 0.5
+    features, logits = cut.slim().eval()(images_in)
+    assert features.shape == (2, 6)
+    assert torch.allclose(logits, cut.scaled(0.0).eval()(images_in)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_both_heads_of_a_slim_two_head_network(pooled):
+    two = TwoHead(plain(8, 12), 5, 7, image_size=9, pooled=pooled)
+    split = KnowledgeEvolution(two, example_input=images(9), outputs=lambda out: out[:2])
+    slim, zeroed = (net.eval()(images(9)) for net in (split.slim(), split.scaled(0.0)))
+    assert slim.penultimate.shape == (2, 6)
+    assert slim.embedding.shape == (2, 7)
+    assert torch.allclose(slim.logits, zeroed.logits, atol=1e-5)
+    assert torch.allclose(slim.embedding, zeroed.embedding, atol=1e-5)

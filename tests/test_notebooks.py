@@ -16,6 +16,21 @@ from helpers.parameters import ParameterError, parameters_of
 
 # Small runs with another seed, by chapter: less than a minute each on one core.
 SMALL: dict[str, dict[str, Any]] = {
+    "01_introduction": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 6,
+        "per_species": 16,
+        "steps": 20,
+        "learning_rates": [0.1],
+        "embedding_dim": 8,
+        "few": 4,
+        "few_steps": 6,
+        "few_rates": [0.1],
+        "attention_size": 16,
+        "attention_steps": 6,
+        "device": "cpu",
+    },
     "02_knowledge_evolution": {
         "seed": 1,
         "seeds": 3,
@@ -57,6 +72,19 @@ SMALL: dict[str, dict[str, Any]] = {
         "steps": 10,
         "learning_rates": [0.02],
         "embedding_dim": 8,
+        "device": "cpu",
+    },
+    "06_closing_the_gap": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 8,
+        "per_species": 16,
+        "generations": 2,
+        "steps": 4,
+        "learning_rates": [0.03],
+        "embedding_dim": 8,
+        "map_steps": 4,
+        "scored": 8,
         "device": "cpu",
     },
 }
