@@ -36,8 +36,8 @@ lab: $(READY)
 	$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$$(ls notebooks/*.ipynb | head -n 1)
 
 test: $(READY)
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider notebooks
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider notebooks
 
 lint: $(READY)
 	$(PY) -m ruff check .

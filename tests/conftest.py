@@ -13,21 +13,17 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "CTG_WORKERS"):
         os.environ.setdefault(name, "1")
 
-TOGETHER = ("test_lab.py", "test_grid.py")
-"""Files whose tests run one after another; those of the others go to whichever worker is free."""
-LONGEST_FIRST = ("test_lab.py", "test_notebooks.py")
-"""What takes minutes must not be the last."""
+LONGEST_FIRST = ("test_lab.py", "test_notebooks.py", "test_files.py", "test_environment.py", "test_grid.py")
+"""A worker takes a file as a whole, and has the next one waiting behind it: what takes minutes must neither
+be the last nor wait behind another such file."""
 
 CTG_DATA = os.environ.get("CTG_DATA")  # before any test sets it for its own ends
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of LONGEST_FIRST, in that order, then the others as they were; and the groups of TOGETHER."""
+    """The files of LONGEST_FIRST, in that order, then the others as they were."""
     rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
-    for item in items:
-        if item.path.name in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture
