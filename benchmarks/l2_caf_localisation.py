@@ -262,10 +262,10 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = pick_device(arguments.device)
-    where = circumstances(["torchvision", "grad-cam"], device)
     methods = Methods(load_network(arguments.data, device))
     birds, count = measure_birds(methods, arguments.data, device, arguments.crop)
     photos = measure_photos(methods, arguments.data, device)
+    where = circumstances(["torchvision", "grad-cam"], device)
     given = {name: getattr(arguments, name) for name in ("device", "threads", "crop")}
     options = "".join(f" --{name} {value}" for name, value in given.items() if value)
     text = page(birds, count, photos, where, options)
