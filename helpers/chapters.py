@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Any
 
 import nbformat
 import yaml
+from joblib import Parallel, delayed
 
 from helpers import PROJECT_ROOT, claims
 from helpers.execution import execute_notebook, read_notebook
 from helpers.files import ChapterError, chapter_titles, find_chapter, find_chapters, write_atomically
 from helpers.ledger_report import ledger_summary, results_markdown
 from helpers.parameters import ParameterError, check_parameters, overrides, parameters_of, parse_values
-from helpers.provenance import STAMP, circumstances, error_outputs
+from helpers.provenance import STAMP, circumstances, device_name, error_outputs, provenance
 
 
 def run_chapter(
@@ -33,6 +35,7 @@ def run_chapter(
     out: str | Path | None = None,
     cell_timeout: int | None = None,
     recompute: bool = False,
+    workers: int | None = None,
     root: Path = PROJECT_ROOT,
 ) -> Path:
     """Run a chapter with checked parameters; returns the executed notebook's path.
@@ -46,6 +49,8 @@ def run_chapter(
         out: another place for the result.
         cell_timeout: seconds that one cell may take.
         recompute: take no result from `data/cache/` (`helpers/cache.py`).
+        workers: processes that the chapter may start for its runs, each with one thread; None leaves both as
+            the environment has them.
 
     Raises:
         ParameterError: before anything runs.
@@ -66,9 +71,19 @@ def run_chapter(
         target,
         scratch=target,
         cell_timeout=cell_timeout,
-        recompute=recompute,
+        environment=_kernel_environment(recompute, workers),
         root=root,
     )
+
+
+def _kernel_environment(recompute: bool, workers: int | None) -> dict[str, str]:
+    """With one thread in every process, the numbers of a CPU do not depend on how many cores it has."""
+    fresh = {"CTG_CACHE": "off"} if recompute else {}
+    return fresh | ({"CTG_WORKERS": str(workers), "OMP_NUM_THREADS": "1"} if workers else {})
+
+
+def _cores() -> int:
+    return int(os.environ.get("CTG_WORKERS", os.cpu_count() or 1))
 
 
 def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: Path = PROJECT_ROOT) -> Path:
@@ -87,14 +102,14 @@ def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: 
         source,
         scratch=Path(root).resolve() / "build" / "chapters" / source.name,
         cell_timeout=cell_timeout,
-        recompute=True,
+        environment=_kernel_environment(True, _cores()),
         root=root,
     )
 
 
 def up_to_date(source: Path, root: Path = PROJECT_ROOT) -> bool:
     """Whether `build/chapters` holds this chapter run with the present defaults, source and helpers."""
-    built = Path(root) / "build" / "chapters" / source.name
+    built = _built(source, root)
     if not built.is_file():
         return False
     try:
@@ -110,6 +125,7 @@ def reproduce(
     only: Sequence[str] = (),
     *,
     force: bool = False,
+    jobs: int | None = None,
     cell_timeout: int | None = None,
     root: Path = PROJECT_ROOT,
 ) -> list[str]:
@@ -118,33 +134,61 @@ def reproduce(
     What runs takes nothing from `data/cache/`: every result is computed again. `build/RESULTS.md` and
     `build/html/claims.html` tell of this run, `reproduce/RESULTS.md` and the README of the stored notebooks.
 
+    Args:
+        jobs: chapters that run side by side and share the cores (`CTG_WORKERS` if set, else all); by default
+            two on a CPU, one on an accelerator or a single core.
+
     Returns:
         One line for each chapter that failed, to run or to be written as HTML; the others are complete.
     """
+    chapters = find_chapters(root)
+    wanted = [find_chapter(name, root) for name in dict.fromkeys(only)] or chapters
+    stale = [source for source in wanted if force or not up_to_date(source, root)]
+    for source in wanted:
+        print(f"{source.stem}: {'running' if source in stale else 'up to date'}", flush=True)
+    cores = _cores()
+    if jobs is None:
+        jobs = 2 if cores > 1 and stale and device_name({}).startswith("CPU") else 1
+    jobs = max(1, min(jobs, len(stale)))
+    order = sorted(wanted, key=_seconds, reverse=True)  # what takes long must not be the last and alone
+    done = Parallel(n_jobs=jobs, batch_size=1)(
+        delayed(_bring_up_to_date)(source, source in stale, cell_timeout, max(1, cores // jobs), root)
+        for source in order
+    )
+    errors = dict(zip(order, done, strict=True))
+    write_claims([_built(source, root) for source in chapters if up_to_date(source, root)], root)
+    write_stored_reports(root)
+    return [f"{source.stem}: {errors[source]}" for source in wanted if errors[source]]
+
+
+def _seconds(source: Path) -> float:
+    """What the stored run took; 0 where there is none."""
+    try:
+        return provenance(source).get("wall_seconds", 0.0)
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _built(source: Path, root: Path) -> Path:
+    return Path(root) / "build" / "chapters" / source.name
+
+
+def _bring_up_to_date(source: Path, stale: bool, cell_timeout: int | None, workers: int, root: Path) -> str:
+    """Run a stale chapter and write its reading copy; returns what went wrong."""
     from helpers.reading_copy import reading_copy  # nbconvert is slow to import and no other command needs it
 
-    chapters = find_chapters(root)
-    wanted = [find_chapter(name, root) for name in only] or chapters
-    build, failures = Path(root) / "build", []
-    for source in wanted:
-        try:
-            current = not force and up_to_date(source, root)
-            print(f"{source.stem}: {'up to date' if current else 'running'}", flush=True)
-            built = build / "chapters" / source.name
-            if not current:
-                run_chapter(source, cell_timeout=cell_timeout, recompute=True, root=root)
-            page = build / "html" / f"{source.stem}.html"
-            if not page.is_file() or page.stat().st_mtime < built.stat().st_mtime:
-                write_atomically(
-                    page, reading_copy(nbformat.read(built, as_version=4), source.parent, source.stem)
-                )
-        except Exception as error:  # whatever stops one chapter must not stop the others
-            failures.append(f"{source.stem}: {error}")
-            print(failures[-1], file=sys.stderr, flush=True)
-    complete = [build / "chapters" / source.name for source in chapters if up_to_date(source, root)]
-    write_claims(complete, root)
-    write_stored_reports(root)
-    return failures
+    try:
+        if stale:
+            run_chapter(source, cell_timeout=cell_timeout, recompute=True, workers=workers, root=root)
+        built, page = _built(source, root), Path(root) / "build" / "html" / f"{source.stem}.html"
+        if not page.is_file() or page.stat().st_mtime < built.stat().st_mtime:
+            write_atomically(
+                page, reading_copy(nbformat.read(built, as_version=4), source.parent, source.stem)
+            )
+    except Exception as error:  # whatever stops one chapter must not stop the others
+        print(f"{source.stem}: {error}", file=sys.stderr, flush=True)
+        return str(error)
+    return ""
 
 
 def write_claims(notebooks: Sequence[Path], root: Path = PROJECT_ROOT) -> None:
@@ -243,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("report", help="write the claims report from the stored notebooks, running nothing")
     every.add_argument("--only", nargs="+", default=[], metavar="CHAPTER")
     every.add_argument("--force", action="store_true", help="run also what is up to date")
+    every.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="chapters side by side (default: 2 on a CPU; 1 leaves the timings undisturbed)",
+    )
     for command in (run, execute, every):
         command.add_argument(
             "--cell-timeout", type=int, metavar="SECONDS", help="longest time one cell may take"
@@ -278,7 +328,9 @@ def _main_check(options: argparse.Namespace, root: Path) -> int:
 
 
 def _main_reproduce(options: argparse.Namespace, root: Path) -> int:
-    failures = reproduce(options.only, force=options.force, cell_timeout=options.cell_timeout, root=root)
+    failures = reproduce(
+        options.only, force=options.force, jobs=options.jobs, cell_timeout=options.cell_timeout, root=root
+    )
     if failures:
         print("failed: " + ", ".join(line.split(":")[0] for line in failures), file=sys.stderr)
     return 1 if failures else 0

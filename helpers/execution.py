@@ -37,22 +37,16 @@ KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "nam
 class _ThisInterpreter(AsyncKernelManager):
     """Starts the Python of this process, whatever kernelspec named python3 may shadow it."""
 
-    kernel_environment: ClassVar[dict[str, str]] = {}
+    kernel_environment: ClassVar[Mapping[str, str]] = {}
 
     @property
     def kernel_spec(self) -> KernelSpec:
         arguments = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
         return KernelSpec(
             argv=[sys.executable, *arguments],
-            env=self.kernel_environment,
+            env=dict(self.kernel_environment),
             **{k: KERNELSPEC[k] for k in ("display_name", "language")},
         )
-
-
-class _WithoutCache(_ThisInterpreter):
-    """The same, with `helpers/cache.py` told to recompute every result."""
-
-    kernel_environment: ClassVar[dict[str, str]] = {"CTG_CACHE": "off"}
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -81,7 +75,7 @@ def execute_notebook(
     scratch: Path,
     *,
     cell_timeout: int | None,
-    recompute: bool,
+    environment: Mapping[str, str],
     root: Path,
 ) -> Path:
     """Execute `nb`, read from `source`, into a part file beside `scratch`; the finished one goes to `target`.
@@ -89,7 +83,7 @@ def execute_notebook(
     Args:
         changed: parameters that differ from the notebook's defaults, checked.
         cell_timeout: seconds that one cell may take.
-        recompute: start the kernel with CTG_CACHE=off, so that no result comes from the cache.
+        environment: variables for the kernel beyond those of this process.
 
     Raises:
         ChapterError: the run failed; `target` is as it was, and partial output is kept as `*.failed.ipynb`.
@@ -109,9 +103,9 @@ def execute_notebook(
             cwd=source.parent,
             progress_bar=False,
             execution_timeout=cell_timeout,
-            kernel_manager_class=_WithoutCache if recompute else _ThisInterpreter,
+            kernel_manager_class=type("_Kernel", (_ThisInterpreter,), {"kernel_environment": environment}),
             coalesce_streams=True,
-            on_cell_start=_progress(nb, started),
+            on_cell_start=_progress(source.stem, nb, started),
         )
         wall_seconds = round(time.monotonic() - started, 1)
         finished = _restored(nb, executed)
@@ -150,7 +144,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if not isinstance(error, ChapterError) else str(error)
 
 
-def _progress(nb: NotebookNode, started: float) -> Callable[..., None]:
+def _progress(stem: str, nb: NotebookNode, started: float) -> Callable[..., None]:
     heading, count, total = "", 0, sum(c.cell_type == "code" for c in nb.cells)
 
     def cell_started(cell: NotebookNode, cell_index: int) -> None:
@@ -160,7 +154,7 @@ def _progress(nb: NotebookNode, started: float) -> Callable[..., None]:
         elif INJECTED not in cell.metadata.get("tags", []):
             count += 1
             elapsed = time.monotonic() - started
-            print(f"[{count:>3}/{total}] {elapsed:7.1f} s  {heading}", file=sys.stderr, flush=True)
+            print(f"{stem} [{count:>3}/{total}] {elapsed:7.1f} s  {heading}", file=sys.stderr, flush=True)
 
     return cell_started
 

@@ -91,7 +91,7 @@ def test_a_run_is_complete_stamped_and_uses_this_interpreter(
     assert [b["application/vnd.closing-the-gap.claim+json"]["violation"] for b in bundles] == [0.25]
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 4  # one line per code cell and nothing else on stderr
-    assert re.fullmatch(r"\[  2/4\] +\d+\.\d s  One", lines[1])
+    assert re.fullmatch(r"03_c \[  2/4\] +\d+\.\d s  One", lines[1])
 
 
 def test_parameters_reach_the_notebook_and_name_the_result(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Does a map find the object? Images with the object at a random place, and how much of a map lies on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from helpers._imageset import ImageSet
+
+
+def on_wider_canvas(part: ImageSet, seed: int) -> ImageSet:
+    """Every image (C, S, S) at a random place of a canvas half as wide again, whose centre then tells little.
+
+    What is new of the canvas repeats, mirrored, the strip of the image outside the object's box (where the
+    box leaves none, the last line). Boxes, parts and masks follow; a mask is empty on what is new.
+
+    Raises ValueError for a set without boxes.
+    """
+    if part.boxes is None:
+        raise ValueError(f"{part.name} has no boxes; take a set that has them, such as birds")
+    images, labels = part[:]
+    side = images.shape[-1]
+    shift = torch.randint(0, side // 2 + 1, (2, len(part)), generator=torch.Generator().manual_seed(seed))
+    low, high = part.boxes[:, :2].T.floor().long(), part.boxes[:, 2:].T.ceil().long()
+    at = torch.arange(side + side // 2) - shift[:, :, None]  # (2, N, canvas): which line of the image
+    front = _mirrored(-1 - at, low.clamp(min=1)[:, :, None])
+    back = side - 1 - _mirrored(at - side, (side - high).clamp(min=1)[:, :, None])
+    across, down = torch.where(at < 0, front, torch.where(at < side, at, back))
+    item, across, down = torch.arange(len(part))[:, None, None], across[:, None], down[:, :, None]
+    canvas = (255 * images[item, :, down, across].permute(0, 3, 1, 2)).round().byte()
+    moved = shift.T.float()
+    parts, masks = part.parts, part.part_masks
+    if parts is not None:
+        parts = torch.cat((parts[..., :2] + moved[:, None], parts[..., 2:]), dim=-1)
+    if masks is not None:
+        on_image = (at >= 0) & (at < side)
+        masks = masks[item, down, across] & on_image[0][:, None] & on_image[1][:, :, None]
+    return ImageSet(
+        part.name,
+        canvas,
+        labels,
+        part.class_names,
+        boxes=part.boxes + moved.repeat(1, 2),
+        parts=parts,
+        part_names=part.part_names,
+        part_masks=masks,
+    )
+
+
+def _mirrored(steps: Tensor, width: Tensor) -> Tensor:
+    """0, 1, ..., width - 1, width - 1, ..., 1, 0, 0, 1, ... for steps 0, 1, 2, ..."""
+    steps = steps % (2 * width)
+    return torch.minimum(steps, 2 * width - 1 - steps)
+
+
+def fit_to_image(maps: Tensor, size: int) -> Tensor:
+    """Maps (B, h, w) resized to (B, size, size) and each scaled to [0, 1]; a constant map becomes 0."""
+    large = interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    flat = high - low <= 1e-6 * large.abs().amax((1, 2), keepdim=True)  # resizing rounds
+    return torch.where(flat, 0.0, (large - low) / (high - low))
+
+
+def centre_blob(count: int, size: int) -> Tensor:
+    """Maps (count, size, size) that are bright in the middle: what one guesses without looking."""
+    away = torch.linspace(-1, 1, size).square()
+    return torch.exp(-2 * (away[:, None] + away)).expand(count, -1, -1)
+
+
+def inside_boxes(boxes: Tensor, size: int) -> Tensor:
+    """Masks bool (B, size, size): the pixels whose centre lies in the box x1 y1 x2 y2 of (B, 4)."""
+    centres, (x1, y1, x2, y2) = torch.arange(size) + 0.5, boxes.T[:, :, None]
+    across, down = (centres >= x1) & (centres < x2), (centres >= y1) & (centres < y2)
+    return down[:, :, None] & across[:, None]
+
+
+def brightness_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
+    """Share (B,) of the brightness of maps (B, S, S), at least 0, that lies inside boxes (B, 4).
+
+    A blank map counts as an even one, which has the share of the box in the area.
+    """
+    maps = torch.where(maps.amax((1, 2), keepdim=True) > 0, maps, torch.ones_like(maps))
+    return (maps * inside_boxes(boxes, maps.shape[-1])).sum((1, 2)) / maps.sum((1, 2))
