@@ -15,6 +15,15 @@ Shape = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Free parameters with one row per feature map, and the function that makes filters (..., H, W) of them."""
 
 
+def fit_to_image(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Maps (B, h, w) resized to `size` and each scaled to [0, 1]; a map without contrast becomes 0."""
+    size = (size, size) if isinstance(size, int) else size
+    large = interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    flat = high - low <= 1e-6 * large.abs().amax((1, 2), keepdim=True)  # resizing rounds
+    return torch.where(flat, 0.0, (large - low) / (high - low).clamp(min=1e-30))
+
+
 def _begin(size: tuple[int, ...], features: Tensor, start: str, generator: torch.Generator | None) -> Tensor:
     if start == "ones":
         return torch.ones(size, dtype=features.dtype, device=features.device)
@@ -109,11 +118,7 @@ class Attention:
             else (self.filters * (-1 if sign == "negative" else 1)).clamp(0)
         )
         size = self.image_size if size is None else (size, size) if isinstance(size, int) else tuple(size)
-        flat = maps.reshape(-1, 1, *maps.shape[-2:])
-        large = interpolate(flat, size, mode="bilinear", align_corners=False)
-        low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
-        contrast = high - low > 1e-6 * high.abs()
-        scaled = torch.where(contrast, (large - low) / (high - low).clamp(min=1e-30), 0.0)
+        scaled = fit_to_image(maps.reshape(-1, *maps.shape[-2:]), size)
         return scaled.reshape(*maps.shape[:-2], *size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from helpers import PROJECT_ROOT, claims
 from helpers.execution import execute_notebook, read_notebook
 from helpers.files import ChapterError, chapter_titles, find_chapter, find_chapters, write_atomically
 from helpers.ledger_report import ledger_summary, results_markdown
+from helpers.parallel import worker_count
 from helpers.parameters import ParameterError, check_parameters, overrides, parameters_of, parse_values
 from helpers.provenance import STAMP, circumstances, device_name, error_outputs, provenance
 
@@ -82,10 +82,6 @@ def _kernel_environment(recompute: bool, workers: int | None) -> dict[str, str]:
     return fresh | ({"CTG_WORKERS": str(workers), "OMP_NUM_THREADS": "1"} if workers else {})
 
 
-def _cores() -> int:
-    return int(os.environ.get("CTG_WORKERS", os.cpu_count() or 1))
-
-
 def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: Path = PROJECT_ROOT) -> Path:
     """Run a chapter at its defaults and write the outputs back into it; cells and their ids stay as they are.
 
@@ -102,7 +98,7 @@ def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: 
         source,
         scratch=Path(root).resolve() / "build" / "chapters" / source.name,
         cell_timeout=cell_timeout,
-        environment=_kernel_environment(True, _cores()),
+        environment=_kernel_environment(True, worker_count()),
         root=root,
     )
 
@@ -146,7 +142,7 @@ def reproduce(
     stale = [source for source in wanted if force or not up_to_date(source, root)]
     for source in wanted:
         print(f"{source.stem}: {'running' if source in stale else 'up to date'}", flush=True)
-    cores = _cores()
+    cores = worker_count()
     if jobs is None:
         jobs = 2 if cores > 1 and stale and device_name({}).startswith("CPU") else 1
     jobs = max(1, min(jobs, len(stale)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from helpers._filter import fit_to_image
 from helpers._imageset import ImageSet
+
+__all__ = ["brightness_in_box", "centre_blob", "fit_to_image", "inside_boxes", "on_wider_canvas"]
 
 
 def on_wider_canvas(part: ImageSet, seed: int) -> ImageSet:
@@ -52,14 +54,6 @@ def _mirrored(steps: Tensor, width: Tensor) -> Tensor:
     """0, 1, ..., width - 1, width - 1, ..., 1, 0, 0, 1, ... for steps 0, 1, 2, ..."""
     steps = steps % (2 * width)
     return torch.minimum(steps, 2 * width - 1 - steps)
-
-
-def fit_to_image(maps: Tensor, size: int) -> Tensor:
-    """Maps (B, h, w) resized to (B, size, size) and each scaled to [0, 1]; a constant map becomes 0."""
-    large = interpolate(maps[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
-    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-    flat = high - low <= 1e-6 * large.abs().amax((1, 2), keepdim=True)  # resizing rounds
-    return torch.where(flat, 0.0, (large - low) / (high - low))
 
 
 def centre_blob(count: int, size: int) -> Tensor:

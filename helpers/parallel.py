@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from joblib import Parallel, delayed
+
+if TYPE_CHECKING:
+    import torch
 
 _PARTS_PER_WORKER = 4  # coarse enough to send the data few times, fine enough to keep every core busy
 
@@ -22,7 +24,9 @@ def run_all(
     notebook; it must return its result and not change shared state. The first error stops the rest and is
     raised here. Environment variable ``CTG_WORKERS`` sets the number of processes; 1 means none.
     """
-    workers = min(int(os.environ.get("CTG_WORKERS", os.cpu_count() or 1)), len(plan))
+    import torch  # seconds to import, and who only asks for the number of workers does not need it
+
+    workers = min(worker_count(), len(plan))
     if workers < 2 or torch.device(device).type != "cpu":
         return [function(*arguments) for arguments in plan]
     parts = min(len(plan), workers * _PARTS_PER_WORKER)
@@ -33,6 +37,13 @@ def run_all(
     return results
 
 
+def worker_count() -> int:
+    """How many processes may run side by side: ``CTG_WORKERS``, or as many as there are cores."""
+    return int(os.environ.get("CTG_WORKERS", os.cpu_count() or 1))
+
+
 def _run_part(function: Callable[..., Any], plan: Sequence[tuple]) -> list[Any]:
+    import torch
+
     torch.set_num_threads(1)
     return [function(*arguments) for arguments in plan]
