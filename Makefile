@@ -48,7 +48,7 @@ execute: $(READY)
 	$(PY) -m helpers.chapters execute $(CHAPTER)
 
 grid: $(READY)
-	$(PY) -m helpers.grid $(if $(GRID),run $(GRID) --profile $(PROFILE) $(ARGS),check)
+	$(PY) -m helpers.chapters.grids $(if $(GRID),run $(GRID) --profile $(PROFILE) $(ARGS),check)
 
 bench: $(READY)
 	$(PY) benchmarks/svmax_routes.py

@@ -1,15 +1,15 @@
-# A grid of chapter runs. Start it with `make grid GRID=svmax` or `python -m helpers.grid run svmax`, which
+# A grid of chapter runs. Start it with `make grid GRID=svmax` or `python -m helpers.chapters.grids run svmax`, which
 # check every parameter and name the grid, its folder and a profile; `reproduce/grids/README.md` says more.
 import json
 import sys
 
-from helpers.grid import load_grid
+from helpers.chapters.grids import load_grid
 
 ROOT = config.get("root", workflow.basedir)
 GRID = load_grid(config["grid"], ROOT)
 CELLS = {cell.id: cell for cell in GRID.cells}
 GPUS = int(config.get("gpus", GRID.gpus))
-COMMAND = [sys.executable, "-m", "helpers.grid", "--root", ROOT]
+COMMAND = [sys.executable, "-m", "helpers.chapters.grids", "--root", ROOT]
 SUMMARY = [*COMMAND, "summary", config["grid"]]
 
 

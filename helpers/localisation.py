@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from helpers._filter import fit_to_image
-from helpers._imageset import ImageSet
+from helpers.data.image_set import ImageSet
+from helpers.l2_caf.filters import fit_to_image
 
 __all__ = ["brightness_in_box", "centre_blob", "fit_to_image", "inside_boxes", "on_wider_canvas"]
 

@@ -15,7 +15,9 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers import PROJECT_ROOT, claims, parameters, provenance
+from helpers import PROJECT_ROOT, provenance
+from helpers.chapters import parameters
+from helpers.claims import recording as claims
 
 MAX_CODE_LINES = 45
 MIN_WORDS_PER_CODE_CELL = 50

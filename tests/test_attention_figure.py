@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.attention_figure import OBLIVIOUS, convergence_figure, show_attention, watch_filter
+from helpers.figures.attention import OBLIVIOUS, convergence_figure, show_attention, watch_filter
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import _drawing, birds
-from helpers.birds import MAX_SPECIES, PARTS, VARIANTS, Birds, make_birds
+from helpers.data import birds
+from helpers.data import drawing as _drawing
+from helpers.data.birds import MAX_SPECIES, PARTS, VARIANTS, Birds, make_birds
 
 EVERY_SPECIES = np.arange(MAX_SPECIES)
 

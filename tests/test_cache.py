@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from helpers.cache import cached
+from helpers.experiments.cache import cached
 
 
 class Counter:
@@ -47,7 +47,7 @@ def test_another_name_key_source_or_helper_code_is_another_result(tmp_path, monk
     cached("x", compute, key={"seed": 1}, sources=[one], folder=tmp_path)
     cached("x", compute, key={"seed": 0}, sources=[two], folder=tmp_path)
     cached("x", compute, key={"seed": 0}, sources=[Counter], folder=tmp_path)
-    monkeypatch.setattr("helpers.cache.helpers_hash", lambda: "changed")
+    monkeypatch.setattr("helpers.experiments.cache.helpers_hash", lambda: "changed")
     cached("x", compute, key={"seed": 0}, sources=[one], folder=tmp_path)
     assert compute.calls == 6
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from small_notebooks import ONE, READS, notebook, project, texts
 
-from helpers import chapters, execution, provenance
+from helpers import provenance
+from helpers.chapters import execution
+from helpers.chapters import run as chapters
+from helpers.chapters.parameters import ParameterError
 from helpers.files import ChapterError, write_atomically
-from helpers.parameters import ParameterError
 
 
 @pytest.fixture(autouse=True)

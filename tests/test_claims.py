@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from helpers import claims
 from helpers.claims import ClaimError, Measurement, judge, load_ledger, record
-from helpers.ledger import Claim
-from helpers.ledger_report import results_markdown
+from helpers.claims import recording as claims
+from helpers.claims.ledger import Claim
+from helpers.claims.report import results_markdown
 
 EFFECT = {
     "id": "svmax.recall",

@@ -12,12 +12,12 @@ import yaml
 from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 
-from helpers import claims
-from helpers.chapters import stored_reports
-from helpers.claims_figure import claim_figure
-from helpers.claims_page import SIGNS, STYLE, claims_page
+from helpers.chapters.run import stored_reports
+from helpers.claims import recording as claims
+from helpers.claims.figure import claim_figure
+from helpers.claims.ledger import VERDICTS, Claim, Measurement, Result, load_ledger, paired_interval
+from helpers.claims.page import SIGNS, STYLE, claims_page
 from helpers.files import find_chapters
-from helpers.ledger import VERDICTS, Claim, Measurement, Result, load_ledger, paired_interval
 
 ROW = {
     "id": "gain",

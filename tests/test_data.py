@@ -27,9 +27,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from helpers import PROJECT_ROOT, _photos, _splits
-from helpers import data as room
+from helpers import PROJECT_ROOT
 from helpers.data import DatasetError, ImageSet, data_root, few_shot, load_dataset, long_tail
+from helpers.data import load as room
+from helpers.data import photographs as _photos
+from helpers.data import splits as _splits
 
 REAL = os.environ.get("CTG_DATA")
 REAL = data_root(REAL) if REAL else None
@@ -427,7 +429,7 @@ def test_open_digits():
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A birds room that counts how often it draws."""
-    module = types.ModuleType("helpers.birds")
+    module = types.ModuleType("helpers.data.birds")
     module.__file__ = str(tmp_path / "birds.py")
     Path(module.__file__).write_text("# drawn, first edition\n")
     module.calls = []
@@ -449,7 +451,7 @@ def stand_in(tmp_path, monkeypatch):
         )
 
     module.make_birds = make_birds
-    monkeypatch.setitem(sys.modules, "helpers.birds", module)
+    monkeypatch.setitem(sys.modules, "helpers.data.birds", module)
     return module
 
 

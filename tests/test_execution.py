@@ -16,7 +16,9 @@ import psutil
 import pytest
 from small_notebooks import ONE, notebook, project, texts
 
-from helpers import PROJECT_ROOT, chapters, execution, provenance
+from helpers import PROJECT_ROOT, provenance
+from helpers.chapters import execution
+from helpers.chapters import run as chapters
 from helpers.files import ChapterError, write_atomically
 
 

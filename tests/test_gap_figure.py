@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from helpers.gap_figure import arm_name, gap_figure
+from helpers.figures.gap import arm_name, gap_figure
 
 NAMES = [arm_name(*tools) for tools in product((False, True), repeat=3)]
 

@@ -22,13 +22,15 @@ import yaml
 from nbformat.v4 import new_output
 from small_notebooks import notebook, project
 
-from helpers import PROJECT_ROOT, chapters, grid
+from helpers import PROJECT_ROOT
+from helpers.chapters import grids as grid
+from helpers.chapters import run as chapters
+from helpers.chapters.grid_summary import write_summary
+from helpers.chapters.grids import GridError, load_grid
+from helpers.chapters.parameters import ParameterError
 from helpers.claims import MIME
+from helpers.claims.ledger import paired_interval
 from helpers.files import ChapterError, find_chapters
-from helpers.grid import GridError, load_grid
-from helpers.grid_summary import write_summary
-from helpers.ledger import paired_interval
-from helpers.parameters import ParameterError
 from helpers.provenance import STAMP, source_hash
 
 PARAMETERS = """\
@@ -116,7 +118,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def run(root: Path, name: str, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "helpers.grid", "--root", str(root), "run", name, *more]
+        command = [sys.executable, "-m", "helpers.chapters.grids", "--root", str(root), "run", name, *more]
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, cwd=PROJECT_ROOT, start_new_session=True, **both))
         return started[-1]

@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from helpers._sphere import nearest_to_ones
 from helpers.l2_caf import L2CAF, Attention, GradCAMStyle
+from helpers.l2_caf.closed_form import nearest_to_ones
 
 
 def randn(*size, seed=0, dtype=torch.float32):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.neighbour_figure import neighbour_figure, plane_of
+from helpers.figures.neighbours import neighbour_figure, plane_of
 from helpers.retrieval import nearest_neighbours
 
 NAMES = ["crested slate finch", "plain-winged mossy dove", "sandy thrush"]

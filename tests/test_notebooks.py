@@ -9,10 +9,11 @@ import nbformat
 import notebook_hygiene as hygiene
 import pytest
 
-from helpers import claims, provenance
-from helpers.chapters import run_chapter
+from helpers import provenance
+from helpers.chapters.parameters import ParameterError, parameters_of
+from helpers.chapters.run import run_chapter
+from helpers.claims import recording as claims
 from helpers.files import find_chapters
-from helpers.parameters import ParameterError, parameters_of
 
 # Small runs with another seed, by chapter: less than a minute each on one core.
 SMALL: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from helpers.parallel import run_all
+from helpers.experiments.parallel import run_all
 
 
 @pytest.fixture

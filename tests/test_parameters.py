@@ -11,8 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from small_notebooks import GOOD, ONE, notebook
 
-from helpers import parameters
-from helpers.parameters import ParameterError
+from helpers.chapters import parameters
+from helpers.chapters.parameters import ParameterError
 
 
 def test_parameters_are_read_with_types_limits_and_meaning() -> None:

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_output
 from small_notebooks import ONE, notebook
 
-from helpers.reading_copy import mathml, reading_copy
+from helpers.chapters.reading_copies import mathml, reading_copy
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from helpers import PROJECT_ROOT
-from helpers.chapters import readme_with_claims
-from helpers.ledger import Measurement, Result
-from helpers.ledger_report import ledger_summary
+from helpers.chapters.run import readme_with_claims
+from helpers.claims.ledger import Measurement, Result
+from helpers.claims.report import ledger_summary
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -27,19 +27,18 @@ from pytorch_metric_learning.losses import ProxyAnchorLoss
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from helpers import training
 from helpers.training import (
     CheckpointError,
     NonFiniteLoss,
     embed,
     fit,
-    load_weights,
     loader,
     pick_device,
     pk_loader,
-    save_weights,
     seed_everything,
 )
+from helpers.training import loop as training
+from helpers.training.checkpoint import load_weights, save_weights
 
 EPOCHS = 4
 

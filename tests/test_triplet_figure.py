@@ -5,7 +5,7 @@ import torch
 from pytorch_metric_learning.distances import LpDistance
 from torch.nn import functional as F
 
-from helpers.triplet_figure import RULES, chosen_pairs, plane, pull, triplet_figure
+from helpers.figures.triplets import RULES, chosen_pairs, plane, pull, triplet_figure
 from helpers.two_head import BatchHardTripletLoss, SemiHardTripletLoss
 
 PLANE = LpDistance(normalize_embeddings=False, power=2)

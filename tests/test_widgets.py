@@ -11,8 +11,8 @@ import torch
 from nbclient import NotebookClient
 from torchvision.models import resnet18
 
+from helpers.figures.split import SPLIT_LAYERS, split_figure
 from helpers.knowledge_evolution import KnowledgeEvolution
-from helpers.split_figure import SPLIT_LAYERS, split_figure
 from helpers.svmax import singular_value_bounds
 from helpers.widgets import bounds_figure, chooser, concentrated_rows, explorer, slider
 

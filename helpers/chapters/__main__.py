@@ -1,0 +1,7 @@
+"""`python -m helpers.chapters`."""
+
+import sys
+
+from helpers.chapters.run import main
+
+sys.exit(main())

@@ -1,0 +1,220 @@
+"""Execute one notebook with papermill: a complete stamped result, or the remains of the attempt beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbformat import NotebookNode
+
+from helpers.chapters.parameters import parameters_of
+from helpers.files import ChapterError, write_atomically
+from helpers.provenance import (
+    INJECTED,
+    STAMP,
+    circumstances,
+    device_name,
+    error_outputs,
+    source_hash,
+    stderr_outputs,
+    system_name,
+)
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+
+class _ThisInterpreter(AsyncKernelManager):
+    """Starts the Python of this process, whatever kernelspec named python3 may shadow it."""
+
+    kernel_environment: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        arguments = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
+        return KernelSpec(
+            argv=[sys.executable, *arguments],
+            env=dict(self.kernel_environment),
+            **{k: KERNELSPEC[k] for k in ("display_name", "language")},
+        )
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook as it is written by hand, or by a run at its defaults.
+
+    Raises:
+        ChapterError: it cannot be read, or it is the result of a run with other parameters.
+    """
+    try:
+        nb = nbformat.read(path, as_version=4)
+        nbformat.validate(nb)
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise ChapterError(f"{path} cannot be read as a notebook: {error}") from error
+    if any(INJECTED in c.metadata.get("tags", []) for c in nb.cells):
+        raise ChapterError(
+            f"{path} holds parameters injected by an earlier run; remove the cell tagged {INJECTED!r}"
+        )
+    return nb
+
+
+def execute_notebook(
+    source: Path,
+    nb: NotebookNode,
+    changed: Mapping[str, Any],
+    target: Path,
+    scratch: Path,
+    *,
+    cell_timeout: int | None,
+    environment: Mapping[str, str],
+    root: Path,
+) -> Path:
+    """Execute `nb`, read from `source`, into a part file beside `scratch`; the finished one goes to `target`.
+
+    Args:
+        changed: parameters that differ from the notebook's defaults, checked.
+        cell_timeout: seconds that one cell may take.
+        environment: variables for the kernel beyond those of this process.
+
+    Raises:
+        ChapterError: the run failed; `target` is as it was, and partial output is kept as `*.failed.ipynb`.
+    """
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    part = scratch.with_name(f"{scratch.stem}.{uuid.uuid4().hex[:8]}.part.ipynb")
+    failed = scratch.with_name(f"{scratch.stem}.failed.ipynb")
+    in_place, started = target == source, time.monotonic()
+    stamp = circumstances(nb, root)
+    try:
+        executed = papermill.execute_notebook(
+            _literal(source),
+            _literal(part),
+            parameters=dict(changed),
+            kernel_name="python3",
+            language="python",
+            cwd=source.parent,
+            progress_bar=False,
+            execution_timeout=cell_timeout,
+            kernel_manager_class=type("_Kernel", (_ThisInterpreter,), {"kernel_environment": environment}),
+            coalesce_streams=True,
+            on_cell_start=_progress(source.stem, nb, started),
+        )
+        wall_seconds = round(time.monotonic() - started, 1)
+        finished = _restored(nb, executed)
+        _refuse_silent_failures(finished, stderr_fails=in_place)
+        finished.metadata[STAMP] = stamp | {
+            "parameters": {n: p.default for n, p in parameters_of(nb).items()} | dict(changed),
+            "device": device_name(changed),
+            "system": system_name(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_seconds": wall_seconds,
+            "section_seconds": _section_seconds(executed),
+        }
+        if source_hash(read_notebook(source)) != stamp["source_hash"]:
+            raise ChapterError(f"{source.name} was edited while it ran; the outputs would not belong to it")
+        write_atomically(target, nbformat.writes(finished).rstrip("\n") + "\n")
+    except BaseException as error:
+        if part.exists():
+            os.replace(part, failed)
+        if not isinstance(error, Exception):
+            raise
+        kept = f" Partial output: {failed}" if failed.exists() else ""
+        raise ChapterError(f"{source.stem} failed: {_reason(error)}.{kept}") from error
+    for leftover in (part, failed):
+        leftover.unlink(missing_ok=True)
+    return target
+
+
+def _literal(path: Path) -> str:
+    """papermill formats paths as templates: braces in a folder's name must be doubled."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, papermill.PapermillExecutionError):
+        return f"cell {error.cell_index}, {error.ename}: {error.evalue}\n" + "\n".join(error.traceback)
+    return f"{type(error).__name__}: {error}" if not isinstance(error, ChapterError) else str(error)
+
+
+def _progress(stem: str, nb: NotebookNode, started: float) -> Callable[..., None]:
+    heading, count, total = "", 0, sum(c.cell_type == "code" for c in nb.cells)
+
+    def cell_started(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal heading, count
+        if cell.cell_type == "markdown":
+            heading = next((title for _, title in reversed(_headings(cell.source))), heading)
+        elif INJECTED not in cell.metadata.get("tags", []):
+            count += 1
+            elapsed = time.monotonic() - started
+            print(f"{stem} [{count:>3}/{total}] {elapsed:7.1f} s  {heading}", file=sys.stderr, flush=True)
+
+    return cell_started
+
+
+def _headings(source: str) -> list[tuple[int, str]]:
+    """(level, text) of the ATX headings outside code fences."""
+    prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", source)
+    return [(len(m[1]), m[2].strip()) for m in re.finditer(r"(?m)^(#{1,6})\s+(.+)$", prose)]
+
+
+def _section_seconds(executed: NotebookNode) -> list[tuple[str, float]]:
+    section, seconds = "Set-up", {}
+    for cell in executed.cells:
+        if cell.cell_type == "markdown":
+            section = next(
+                (title for level, title in reversed(_headings(cell.source)) if level == 2), section
+            )
+        duration = cell.metadata.get("papermill", {}).get("duration") if cell.cell_type == "code" else None
+        seconds[section] = seconds.get(section, 0.0) + (duration or 0.0)
+    return [(title, round(value, 1)) for title, value in seconds.items()]
+
+
+def _restored(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """The source notebook (ids, metadata) with the outputs of the executed one, without papermill's marks."""
+    cells, originals = [], iter(nb.cells)
+    for cell in executed.cells:
+        injected = INJECTED in cell.metadata.get("tags", [])
+        kept = nbformat.from_dict({**cell, "metadata": {"tags": [INJECTED]}} if injected else next(originals))
+        if cell.cell_type == "code":
+            kept.outputs, kept.execution_count = _without_progress_bars(cell.outputs), cell.execution_count
+        cells.append(kept)
+    metadata = {k: v for k, v in nb.metadata.items() if k not in ("widgets", "papermill", STAMP)}
+    metadata |= {"kernelspec": KERNELSPEC, "language_info": executed.metadata.language_info}
+    widgets = executed.metadata.get("widgets")
+    if widgets != nb.metadata.get("widgets"):  # nbclient keeps the old state when a run shows no widget
+        metadata["widgets"] = widgets
+    return nbformat.from_dict({**nb, "cells": cells, "metadata": metadata})
+
+
+def _without_progress_bars(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Outputs without tqdm's bars, whether text on stderr or widgets."""
+    bar = re.compile(r"\d+%\|.*\||\d+(it|\S+)? \[\d+:\d+, ")
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            lines = [
+                line for line in re.split(r"[\r\n]+", output.text) if line.strip() and not bar.search(line)
+            ]
+            output = nbformat.from_dict({**output, "text": "\n".join(lines)})
+            if not lines:
+                continue
+        data = output.get("data", {})
+        if "application/vnd.jupyter.widget-view+json" in data and bar.search(data.get("text/plain", "")):
+            continue
+        kept.append(output)
+    return kept
+
+
+def _refuse_silent_failures(nb: NotebookNode, stderr_fails: bool) -> None:
+    if errors := error_outputs(nb):
+        raise ChapterError("an error is hidden inside a widget: " + "; ".join(errors))
+    if stderr_fails and (texts := stderr_outputs(nb)):
+        raise ChapterError("a stored chapter may not write to stderr: " + "; ".join(texts))

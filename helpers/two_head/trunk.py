@@ -1,0 +1,147 @@
+"""A classifier in parts: up to its last map of features, and from that map to the logits.
+
+The graph of the network (torch.fx) is traced once in training and once in evaluation mode, since a network
+may branch on its mode. The parts are functions of the network, so they run whatever layers it has now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from helpers.training.modes import in_mode
+
+_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+Part = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One mode of a classifier; each part takes the classifier as first argument.
+
+    Attributes:
+        trunk: images to (the map,).
+        trunk_and_aux: images to (the map, *auxiliary logits).
+        logits: the map to (the logits, the input of the last linear layer).
+        penultimate: the map to (the input of the last linear layer,).
+        classifiers: names of the linear layers of the logits and of the auxiliary logits.
+    """
+
+    trunk: Part
+    trunk_and_aux: Part
+    logits: Part
+    penultimate: Part
+    classifiers: tuple[str, ...]
+
+
+class _Tracer(fx.Tracer):
+    """Keeps whole what holds no linear layer and no pooling, so that hooks on it go on to work."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        inside = (isinstance(layer, (nn.Linear, *_POOLS)) for layer in module.modules())
+        return super().is_leaf_module(module, name) or not any(inside)
+
+
+def split(backbone: nn.Module) -> dict[bool, Parts]:
+    """The parts by mode, True for training. Raises ValueError for a network of another form, saying why."""
+    return {mode: _split(backbone, _trace(backbone, mode)) for mode in (True, False)}
+
+
+def resize_classifier(backbone: nn.Module, parts: dict[bool, Parts], num_classes: int) -> None:
+    """Replace, in place, the linear layers of the logits, auxiliary ones too, whose size differs."""
+    # in the order of the outputs, so that a seed always gives the same weights
+    for name in dict.fromkeys(parts[True].classifiers + parts[False].classifiers):
+        layer = backbone.get_submodule(name)
+        if layer.out_features != num_classes:
+            device, dtype = layer.weight.device, layer.weight.dtype
+            new = nn.Linear(layer.in_features, num_classes, layer.bias is not None, device, dtype)
+            parent, _, last = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), last, new)
+
+
+def _split(backbone: nn.Module, graph: fx.Graph) -> Parts:
+    logits, *aux = outputs = _outputs(graph, backbone)
+    classifiers = [_last_linear(node, backbone) for node in outputs]
+    pool = linear = classifiers[0]
+    while not _is_pool(backbone, pool):
+        sources = [n for n in pool.all_input_nodes if n.op != "get_attr"]
+        if len(sources) != 1 or sources[0].op == "placeholder":
+            raise ValueError(
+                f"{type(backbone).__name__} has no pooling between one map of features and its last linear "
+                f"layer (looked back to {pool.name}); TwoHead needs a convolutional classifier with one"
+            )
+        pool = sources[0]
+    features = pool.all_input_nodes[0]
+    return Parts(
+        _between(backbone, graph, None, [features]),
+        _between(backbone, graph, None, [features, *aux]),
+        _between(backbone, graph, features, [logits, linear.all_input_nodes[0]]),
+        _between(backbone, graph, features, [linear.all_input_nodes[0]]),
+        tuple(str(node.target) for node in classifiers),
+    )
+
+
+def _trace(backbone: nn.Module, training: bool) -> fx.Graph:
+    try:
+        with in_mode(backbone, training), torch.random.fork_rng(devices=[]):
+            return _Tracer().trace(backbone)
+    except Exception as error:
+        raise ValueError(
+            f"torch.fx cannot trace {type(backbone).__name__} ({error}); TwoHead takes classifiers such as "
+            "torchvision.models.resnet50"
+        ) from error
+
+
+def _outputs(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
+    """The logits, then the auxiliary logits."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    found = output.args[0]
+    if isinstance(found, fx.Node) and isinstance(found.target, type) and issubclass(found.target, tuple):
+        found = [*found.args, *found.kwargs.values()]  # a named tuple of logits and auxiliary logits
+    leaves = [leaf for leaf in tree_leaves(found) if leaf is not None]
+    if not leaves or not all(isinstance(leaf, fx.Node) for leaf in leaves):
+        raise ValueError(f"{type(backbone).__name__} returns something other than logits")
+    return leaves
+
+
+def _last_linear(node: fx.Node, backbone: nn.Module) -> fx.Node:
+    if node.op == "call_module" and isinstance(backbone.get_submodule(str(node.target)), nn.Linear):
+        return node
+    raise ValueError(
+        f"the logits of {type(backbone).__name__} come from {node.name}; expected an nn.Linear as last layer"
+    )
+
+
+def _is_pool(backbone: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(backbone.get_submodule(str(node.target)), _POOLS)
+    if node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
+        return True
+    axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    if node.target not in ("mean", torch.mean) or not isinstance(axes, list | tuple):
+        return False
+    return {axis % 4 for axis in axes} == {2, 3}
+
+
+def _between(backbone: nn.Module, graph: fx.Graph, start: fx.Node | None, ends: list[fx.Node]) -> Part:
+    """What lies between a node (None: the images) and others, as a function of the network."""
+    needed, open_nodes = set(), list(ends)
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in needed:
+            needed.add(node)
+            open_nodes += [] if node is start else node.all_input_nodes
+    part, copies = fx.Graph(), {}
+    for node in graph.nodes:
+        if node is start:
+            copies[node] = part.placeholder("features")
+        elif node in needed:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in ends))
+    return type(fx.GraphModule(backbone, part)).forward
