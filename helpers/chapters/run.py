@@ -19,7 +19,7 @@ import nbformat
 import yaml
 from joblib import Parallel, delayed
 
-from helpers import PROJECT_ROOT
+from helpers import PROJECT_ROOT, claims
 from helpers.chapters.execution import execute_notebook, read_notebook
 from helpers.chapters.parameters import (
     ParameterError,
@@ -28,7 +28,6 @@ from helpers.chapters.parameters import (
     parameters_of,
     parse_values,
 )
-from helpers import claims
 from helpers.claims.report import ledger_summary, results_markdown
 from helpers.experiments.parallel import worker_count
 from helpers.files import ChapterError, chapter_titles, find_chapter, find_chapters, write_atomically
