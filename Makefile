@@ -3,9 +3,10 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 PROFILE ?= local
+TIER ?= study
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 
-.PHONY: help reproduce lab test lint lock execute grid bench clean
+.PHONY: help reproduce lab test lint lock execute grid study audit bench clean
 
 help:
 	@echo "make reproduce   run every chapter, write build/html and the claims table"
@@ -14,6 +15,8 @@ help:
 	@echo "make lint        ruff, formatting, notebook hygiene"
 	@echo "make execute CHAPTER=03   re-run one notebook and store its outputs in it"
 	@echo "make grid GRID=svmax      run a grid of seeds and settings, or what is left of it (PROFILE=slurm: on a cluster)"
+	@echo "make study CHAPTER=05     run a chapter's planned study, or what is left of it, and keep what it found (TIER=real, gpu)"
+	@echo "make audit CHAPTER=05     run a study again with a few fresh seeds and compare"
 	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
 	@echo "make lock        renew requirements.lock"
 	@echo "make clean       remove build/ and data/cache/"
@@ -48,7 +51,13 @@ execute: $(READY)
 	$(PY) -m helpers.chapters execute $(CHAPTER)
 
 grid: $(READY)
-	$(PY) -m helpers.chapters.grids $(if $(GRID),run $(GRID) --profile $(PROFILE) $(ARGS),check)
+	$(PY) -m helpers.chapters grid $(if $(GRID),$(GRID) --profile $(PROFILE) $(ARGS))
+
+study: $(READY)
+	$(PY) -m helpers.chapters study $(CHAPTER) --tier $(TIER) --profile $(PROFILE) $(ARGS)
+
+audit: $(READY)
+	$(PY) -m helpers.chapters audit $(CHAPTER) --tier $(TIER) $(ARGS)
 
 bench: $(READY)
 	$(PY) benchmarks/svmax_routes.py

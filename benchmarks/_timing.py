@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import statistics
-import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from helpers.experiments import timing
 from helpers.tables import aligned
 from helpers.training import pick_device
 
@@ -24,32 +25,7 @@ Times = dict[str, list[float]]
 Row = dict[str, Any]
 
 
-def in_turn(calls: Calls, repeats: int, device: torch.device, warm_up: int = 2) -> Times:
-    """Seconds of each call, one entry per round; in a round each call runs once."""
-    times: Times = {name: [] for name in calls}
-    for round_number in range(repeats + warm_up):
-        for name, call in calls.items():
-            taken = _seconds(call, device)
-            if round_number >= warm_up:
-                times[name].append(taken)
-    return times
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time, or on CUDA the time between two events on an idle stream."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        if device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize(device)
-    return begin.elapsed_time(end) / 1e3
+in_turn = functools.partial(timing.in_turn, warm_up=2)
 
 
 def ratio(times: Times, name: str, base: str, scale: float = 1.0) -> float:

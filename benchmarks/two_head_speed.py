@@ -310,7 +310,7 @@ def _overhead(place: str, times: Times, name: str, target: str, more: Row) -> Ro
 
 def all_steps(device: torch.device, repeats: int, quick: bool) -> list[Row]:
     if quick:
-        return steps("resnet18", 96, 8, repeats, device)
+        return steps("resnet18", 32, 8, repeats, device)
     if device.type != "cuda":
         return [
             r for n in ("resnet18", "mobilenet_v2", "resnet50") for r in steps(n, 224, 8, repeats, device)
@@ -333,10 +333,9 @@ def main() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     assert_equal()
     quick, cuda = arguments.quick, device.type == "cuda"
-    sizes, largest = ([64, 128], 256) if quick else ([64, 128, 256, 512, 1024], 4096)
-    rounds = {"losses": arguments.repeats or 12, "steps": arguments.repeats or (20 if cuda else 5)}
-    if quick:
-        rounds = {"losses": 4, "steps": 2}
+    sizes, largest = ([16, 64], 128) if quick else ([64, 128, 256, 512, 1024], 4096)
+    losses_rounds, steps_rounds = (2, 1) if quick else (12, 20 if cuda else 5)
+    rounds = {"losses": arguments.repeats or losses_rounds, "steps": arguments.repeats or steps_rounds}
     rows, curve = losses(sizes, largest, rounds["losses"], device)
     print(curve_table(curve), end="\n\n", flush=True)
     rows += all_steps(device, rounds["steps"], quick)

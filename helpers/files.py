@@ -1,4 +1,4 @@
-"""Files of the project: a chapter is found by its number, and a file is written whole or not at all."""
+"""Files of the project: chapters found by number, YAML read in decimal, files written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
 
 from helpers import PROJECT_ROOT
 
@@ -17,11 +20,10 @@ class ChapterError(RuntimeError):
 
 
 def find_chapters(root: Path = PROJECT_ROOT) -> list[Path]:
-    """`notebooks/NN_name.ipynb`, in order; `ChapterError` when there is none."""
+    """`notebooks/NN_name.ipynb`, in order; ChapterError when there is none, OSError when one cannot look."""
     folder = Path(root) / "notebooks"
-    found = sorted(
-        p for p in folder.glob("[0-9][0-9]_*.ipynb") if not p.name.endswith((".part.ipynb", ".failed.ipynb"))
-    )
+    names = os.listdir(folder) if folder.exists() else []
+    found = sorted(folder / name for name in names if re.fullmatch(r"\d\d_[^.]*\.ipynb", name))
     if not found:
         raise ChapterError(f"no chapter notebooks in {folder}; expected names like 03_svmax.ipynb")
     return found
@@ -51,17 +53,51 @@ def chapter_titles(paths: Iterable[Path]) -> dict[str, str]:
     return titles
 
 
+class _DecimalLoader(yaml.SafeLoader):
+    """YAML 1.2's core schema: `010` is ten, `1e-3` a number, `yes` and `1:30` text. No key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(problem=f"key {twice[0]!r} appears twice in one mapping")
+        return super().construct_mapping(node, deep)
+
+
+for kind, pattern in {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
+}.items():
+    _DecimalLoader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"(?:{pattern})$"), None)
+_DecimalLoader.add_constructor("tag:yaml.org,2002:int", _DecimalLoader.construct_yaml_int)
+
+
+def read_yaml(text: str) -> Any:
+    """The data that YAML text holds, its numbers read in decimal as people write them; see `_DecimalLoader`.
+
+    Raises:
+        yaml.YAMLError: malformed text, or a mapping with the same key twice.
+    """
+    return yaml.load(text, Loader=_DecimalLoader)
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write `path` whole or not at all; text becomes UTF-8 with its line ends as they are.
 
     The content goes to a temporary file beside `path`, is flushed to the disk, and takes the name in one
     rename. When anything fails, `path` stays as it was and the temporary file is removed. Missing folders are
-    made.
+    made. A symbolic link stays: the file that it names is written.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -17,20 +17,20 @@ PALETTE = {
     "blue": "#0072B2",
     "orange": "#D55E00",
     "green": "#009E73",
-    "purple": "#AA4499",
+    "purple": "#8E2A7A",
     "yellow": "#E69F00",
     "sky": "#56B4E9",
     "grey": "#6E7781",
     "ink": "#1F2328",
 }
-"""Okabe and Ito's colour-blind safe hues, with a softer purple, a grey for controls and an ink for text."""
+"""Okabe and Ito's colour-blind safe hues, with a purple of our own, a grey for controls and an ink for text."""
 
 CYCLE = [PALETTE[name] for name in ("blue", "orange", "green", "purple", "yellow", "sky", "grey")]
 TEN_CLASSES = [
     *("#332288", "#88CCEE", "#44AA99", "#117733", "#999933"),
-    *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#6E7781"),
+    *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#1F2328"),
 ]
-"""Ten hues after Paul Tol's muted scheme, for ten classes; label the classes as well."""
+"""Nine hues of Paul Tol's muted scheme and an ink, for ten classes; label the classes as well."""
 _SCREEN_DPI, _FILE_DPI = 80, 112
 
 

@@ -1,22 +1,27 @@
 """Where a notebook's outputs come from: hashes, versions, the stamp of a run, and what went wrong in it.
 
-A complete run stamps its notebook (see `provenance`). Chapters import this room, so it loads nothing heavy.
+A complete run stamps its notebook (see `provenance`). Three hashes tie stored numbers to their code:
+`source_hash` to the notebook as it reads, `numbers_hash` to its code alone, `code_hash` to the rooms of
+`helpers/` that this code reaches. Chapters import this room, so it loads nothing heavy.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import PROJECT_ROOT
-from helpers.files import find_chapter
+from helpers.files import ChapterError, find_chapter
 from helpers.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -25,6 +30,13 @@ if TYPE_CHECKING:
 STAMP = "closing_the_gap"
 INJECTED = "injected-parameters"
 PACKAGES = ("torch", "torchvision", "pytorch-metric-learning", "numpy")
+MOVES_NO_NUMBER = {
+    "plotting", "figures", "widgets", "tables", "files", "provenance", "claims", "chapters", "exercises",
+    "experiments.cache", "experiments.drawing", "experiments.evidence", "experiments.fingerprint",
+    "experiments.parallel", "experiments.progress", "__main__",
+}  # fmt: skip
+"""Rooms that show, judge and file results, and what runs an experiment without a part in its numbers; what
+they import counts only where it is reached without them."""
 
 
 def source_hash(nb: NotebookNode) -> str:
@@ -32,20 +44,120 @@ def source_hash(nb: NotebookNode) -> str:
 
     Outputs, execution counts, ids, other metadata and the cell of injected parameters do not count.
     """
-    cells = [
-        (c.cell_type, c.source, sorted(c.metadata.get("tags", [])), c.metadata.get("nbgrader", {}))
-        for c in nb.cells
-    ]
-    kept = [cell for cell in cells if INJECTED not in cell[2]]
-    return hashlib.sha256(json.dumps(kept, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    cells = [(c.cell_type, c.source, sorted(_tags(c)), c.metadata.get("nbgrader", {})) for c in nb.cells]
+    return _digest([cell for cell in cells if INJECTED not in cell[2]])
 
 
-def helpers_hash() -> str:
-    """sha256 over names and contents of `helpers/*.py`."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+def numbers_hash(nb: NotebookNode) -> str:
+    """sha256 over the code that a notebook's numbers come from, as the compiler sees it.
+
+    Comments, docstrings and Markdown do not count, nor do exercises (cells with nbgrader metadata) and the
+    parameters cell: a stamp keeps the parameters themselves.
+
+    Raises:
+        ChapterError: a code cell is not valid Python.
+    """
+    return _digest([_essence(tree) for tree in code_of(nb.cells)])
+
+
+def code_hash(nb: NotebookNode, root: str | Path = PROJECT_ROOT) -> str:
+    """sha256 over the modules of `helpers/` that this code reaches, each as in `numbers_hash`.
+
+    Imports are followed through modules, sub-packages and re-exports, also from inside functions; rooms of
+    MOVES_NO_NUMBER are left out. A project without helpers of its own is measured with these.
+
+    Raises:
+        ChapterError: a code cell is not valid Python.
+    """
+    package = Path(root) / "helpers"
+    modules = _reached(code_of(nb.cells), package if package.is_dir() else PROJECT_ROOT / "helpers")
+    return _digest({name: _essence(tree) for name, tree in modules.items()})
+
+
+def _tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def code_of(cells: Iterable[NotebookNode]) -> list[ast.Module]:
+    """The code of cells, magics as calls, without exercises, parameters and what was injected for them.
+
+    Raises:
+        ChapterError: a code cell is not valid Python.
+    """
+    from IPython.core.inputtransformer2 import TransformerManager  # a gate in a notebook needs none
+
+    trees = []
+    for i, cell in enumerate(cells):
+        if cell.cell_type != "code" or _tags(cell) & {INJECTED, "parameters"} or "nbgrader" in cell.metadata:
+            continue
+        try:
+            trees.append(ast.parse(TransformerManager().transform_cell(cell.source)))
+        except SyntaxError as error:
+            raise ChapterError(f"cell {i} is not valid Python: {error}") from error
+    return trees
+
+
+def _essence(node: Any) -> Any:
+    """A syntax tree as lists, without docstrings, positions and empty fields: alike in every Python."""
+    if isinstance(node, list):
+        return [_essence(n) for n in node if not (isinstance(n, ast.Expr) and _is_text(n.value))]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return [type(node).__name__, *([name, _essence(value)] for name, value in fields)]
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _reached(code: list[ast.Module], package: Path) -> dict[str, ast.Module]:
+    """The modules of `package` that `code` needs, by dotted name."""
+    found: dict[str, ast.Module] = {}
+    wanted = [target for tree in code for target, _ in _imports(tree)]
+    for module, name in wanted:  # grows while it is read
+        if name and _file(f"{module}.{name}", package):
+            module, name = f"{module}.{name}", ""
+        path = _file(module, package)
+        rooms = module.split(".")[1:]
+        if path is None or {".".join(rooms[:1]), ".".join(rooms[:2])} & MOVES_NO_NUMBER:
+            continue
+        tree = found.get(module) or ast.parse(path.read_text(encoding="utf-8"))
+        inside = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        imports = list(_imports(tree, inside))
+        passed_on = [target for target, bound in imports if name and bound == name]
+        if not passed_on:
+            found[module] = tree
+        wanted += [target for target in passed_on or [t for t, _ in imports] if target not in wanted]
+    return found
+
+
+def _file(module: str, package: Path) -> Path | None:
+    first, *rest = module.split(".")
+    path = package.joinpath(*rest)
+    places = (path.with_suffix(".py"), path / "__init__.py") if first == "helpers" else ()
+    return next((place for place in places if place.is_file()), None)
+
+
+def _imports(tree: ast.Module, inside: str = "") -> Iterator[tuple[tuple[str, str], str]]:
+    """((module, name or "" for the whole of it), the name that it gets here) of every import of helpers.
+
+    A text that is a module's name counts too: `import_module("helpers.data.birds")`.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"helpers(\.\w+)+", str(node.value)):
+            yield (node.value, ""), ""
+        elif isinstance(node, ast.Import):
+            yield from (((alias.name, ""), "") for alias in node.names if alias.name.startswith("helpers"))
+        elif isinstance(node, ast.ImportFrom):
+            relative = "." * node.level + (node.module or "")
+            module = resolve_name(relative, inside) if node.level else relative
+            for alias in node.names if module.split(".")[0] == "helpers" else ():
+                yield (module, "" if alias.name == "*" else alias.name), alias.asname or alias.name
 
 
 def claims_hash(root: Path = PROJECT_ROOT) -> str | None:
@@ -63,7 +175,8 @@ def circumstances(nb: NotebookNode, root: Path = PROJECT_ROOT) -> dict[str, Any]
     """What the results of a run at the defaults depend on: hashes of the sources, and versions."""
     return {
         "source_hash": source_hash(nb),
-        "helpers_hash": helpers_hash(),
+        "numbers_hash": numbers_hash(nb),
+        "code_hash": code_hash(nb, root),
         "claims_hash": claims_hash(root),
         "versions": versions(),
     }
@@ -88,7 +201,7 @@ def device_name(parameters: Mapping[str, Any]) -> str:
 def provenance(path: str | Path) -> dict[str, Any]:
     """The stamp of a notebook's last complete run; empty when it has none.
 
-    Keys: source_hash, helpers_hash, claims_hash, versions, parameters, device, system, date (UTC),
+    Keys: source_hash, numbers_hash, code_hash, claims_hash, versions, parameters, device, system, date (UTC),
     wall_seconds, section_seconds (pairs of `##` heading and wall seconds, in order; what precedes the first
     is "Set-up").
 
@@ -156,12 +269,3 @@ def stderr_outputs(nb: NotebookNode) -> list[str]:
     """Texts that code cells wrote to stderr (warnings, as a rule), each with its cell number."""
     streams = [(i, o) for i, c in enumerate(nb.cells) if c.cell_type == "code" for o in c.outputs]
     return [f"cell {i}: {o.text.strip()[:300]}" for i, o in streams if o.get("name") == "stderr"]
-
-
-def is_current(path: str | Path) -> bool:
-    """Whether the stored outputs belong to the present source: same hash, run in order, no errors."""
-    import nbformat  # more than a second to import, and chapters import this room
-
-    nb = nbformat.read(path, as_version=4)
-    stamped = nb.metadata.get(STAMP, {}).get("source_hash")
-    return stamped == source_hash(nb) and is_executed_in_order(nb) and not error_outputs(nb)

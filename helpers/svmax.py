@@ -19,6 +19,8 @@ import torch
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor
 
+from helpers.training.modes import without_autocast
+
 Method = Literal["auto", "svd", "gram", "polar"]
 
 GRAM_FROM = 32
@@ -62,8 +64,7 @@ def mean_singular_value(embeddings: Tensor, method: Method = "auto") -> Tensor:
     _check_embeddings(embeddings)
     if method not in ("auto", *_ROUTES):
         raise ValueError(f"method must be 'auto', 'svd', 'gram' or 'polar', got {method!r}")
-    if embeddings.dtype in (torch.float16, torch.bfloat16):
-        embeddings = embeddings.float()
+    embeddings = _at_least_single(embeddings)
     r = min(embeddings.shape[-2:])
     if method == "auto":
         method = _pick_route(embeddings, r)
@@ -88,7 +89,7 @@ def svmax_loss(
         raise ValueError(f"embeddings must have shape (B, D), got {tuple(embeddings.shape)}")
     if form == "raw":
         return -mean_singular_value(embeddings, method)
-    rows = unit_rows(embeddings.float() if embeddings.dtype.itemsize < 4 else embeddings)
+    rows = unit_rows(_at_least_single(embeddings))
     lower, upper = singular_value_bounds(*rows.shape)
     if upper == lower:
         return 1 + 0 * rows.sum()
@@ -121,27 +122,39 @@ def spread_out_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
 
     ``M1**2 + max(0, M2 - 1/D)``, with M1 and M2 the mean and the mean square of the dot products of all pairs
     of rows with different labels: points drawn uniformly on the sphere have M1 = 0 and M2 = 1/D. Unlike SVMax
-    it needs the labels. A batch of one class has no such pair and gives 0. Raises as `svmax_loss`.
+    it needs the labels. A batch of one class has no such pair and gives 0. Raises as `svmax_loss`, and
+    TypeError for labels that are no tensor.
     """
     _check_embeddings(embeddings)
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}: convert with torch.as_tensor")
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError(
             "embeddings must have shape (B, D) and labels (B,), "
             f"got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
         )
-    rows = unit_rows(embeddings)
+    rows = unit_rows(_at_least_single(embeddings))
     different = (labels[:, None] != labels[None, :]).to(rows.dtype)
     pairs = different.sum().clamp_min(1)
-    dots = (rows @ rows.T) * different
+    with without_autocast(rows.device):
+        dots = (rows @ rows.T) * different
     m1, m2 = dots.sum() / pairs, dots.square().sum() / pairs
     return m1.square() + (m2 - 1 / rows.shape[1]).clamp_min(0)
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
-    """Rows of (..., B, D) scaled to length 1; a row of zeros stays zero and gets a zero gradient."""
-    squared = embeddings.square().sum(-1, keepdim=True)
-    present = squared > torch.finfo(embeddings.dtype).tiny
-    return torch.where(present, embeddings * torch.where(present, squared, 1).rsqrt(), 0)
+    """Rows of (..., B, D) scaled to length 1; a row of zeros stays zero and gets a zero gradient.
+
+    float16 and bfloat16 are computed in float32 and come back as they were.
+    """
+    precise = _at_least_single(embeddings)
+    squared = precise.square().sum(-1, keepdim=True)
+    present = squared > torch.finfo(precise.dtype).tiny
+    return torch.where(present, precise * torch.where(present, squared, 1).rsqrt(), 0).to(embeddings.dtype)
+
+
+def _at_least_single(embeddings: Tensor) -> Tensor:
+    return embeddings.float() if embeddings.dtype.itemsize < 4 else embeddings
 
 
 def collapse_diagnostics(embeddings: Tensor) -> dict[str, float]:
@@ -155,7 +168,7 @@ def collapse_diagnostics(embeddings: Tensor) -> dict[str, float]:
     _check_embeddings(embeddings)
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must have shape (B, D) with B >= 2, got {tuple(embeddings.shape)}")
-    rows = unit_rows(embeddings.detach().double().cpu())
+    rows = unit_rows(embeddings.detach().cpu().double())
     b, d = rows.shape
     s = torch.linalg.svdvals(rows)
     share = s / s.sum().clamp_min(torch.finfo(s.dtype).tiny)
@@ -176,7 +189,7 @@ class _NuclearNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, method: str) -> Tensor:
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with without_autocast(embeddings.device):
             total, polar_factor = _ROUTES[method](embeddings)
         ctx.save_for_backward(polar_factor)
         return total
@@ -196,14 +209,15 @@ def _by_svd(e: Tensor) -> tuple[Tensor, Tensor]:
 
 def _by_gram(e: Tensor) -> tuple[Tensor, Tensor]:
     tall = e.shape[-2] >= e.shape[-1]
-    x = (e if tall else e.mT).double()
+    x = e if tall else e.mT
+    x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
     eigenvalues, v = torch.linalg.eigh(x.mT @ x)
     s = eigenvalues.clamp_min(0).sqrt()
     # the Gram matrix squares the condition number: float64 resolves s down to sqrt(eps) of the largest
     present = s > s[..., -1:] * math.sqrt(torch.finfo(s.dtype).eps * s.shape[-1])
     inverse = torch.where(present, 1 / torch.where(present, s, 1), 0)
     polar_factor = ((x @ v) * inverse.unsqueeze(-2)) @ v.mT
-    return s.sum(-1).to(e.dtype), (polar_factor if tall else polar_factor.mT).to(e.dtype)
+    return s.sum(-1).to(e), (polar_factor if tall else polar_factor.mT).to(e)
 
 
 def _by_polar(e: Tensor) -> tuple[Tensor, Tensor]:

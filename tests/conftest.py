@@ -7,15 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from helpers import PROJECT_ROOT
+
 # Kernels that tests start inherit these; numerical libraries read theirs when they load. Without them each
 # worker of pytest-xdist would start as many threads and processes as there are cores.
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "CTG_WORKERS"):
         os.environ.setdefault(name, "1")
 
-LONGEST_FIRST = ("test_lab.py", "test_notebooks.py", "test_files.py", "test_environment.py", "test_grid.py")
+LONGEST_FIRST = ("test_lab.py", "test_notebooks.py", "test_environment.py", "test_grid.py", "test_study.py")
 """A worker takes a file as a whole, and has the next one waiting behind it: what takes minutes must neither
 be the last nor wait behind another such file."""
+
+LIGHT_TORCH = """\
+class cuda:
+    is_available = staticmethod(lambda: False)
+class backends:
+    mps = cuda
+get_num_threads = lambda: 1
+set_num_threads = lambda count: None
+"""
 
 CTG_DATA = os.environ.get("CTG_DATA")  # before any test sets it for its own ends
 
@@ -36,3 +47,13 @@ def ctg_data() -> Path:
     if not (folder := data_root(CTG_DATA)).is_dir():
         pytest.skip(f"CTG_DATA={CTG_DATA!r} is no folder")
     return folder.resolve()
+
+
+@pytest.fixture
+def light_processes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes without torch and a grammar of IRIs: both take seconds to load, small notebooks need none."""
+    folder = tmp_path_factory.mktemp("light")
+    (folder / "torch.py").write_text(LIGHT_TORCH)
+    (folder / "rfc3987_syntax.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{PROJECT_ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a cell of a grid must not take this from its surroundings

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from nbformat import NotebookNode
 
 from helpers import PROJECT_ROOT, provenance
 from helpers.chapters import parameters
+from helpers.chapters.grids import GridError, load_grid
 from helpers.claims import recording as claims
+from helpers.experiments import Evidence, all_evidence
+from helpers.files import ChapterError, find_chapter
 
 MAX_CODE_LINES = 45
 MIN_WORDS_PER_CODE_CELL = 50
@@ -27,6 +31,10 @@ IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:root|home|tmp|work|usr|opt)(?=[/\s\"'`)<>,;:]|$)")
 SHARED = "../" + "shared"
+OF_THIS_MACHINE = re.compile(
+    r"\d\.\d|\de[-+]?\d|\d ?(s|ms|min|h|[KMG]i?B|cores?|threads?|seconds?|minutes?|hours?)\b|0x[0-9a-f]{6}"
+)
+CHECKED = {"nbval-check-output", "nbval-ignore-output"}
 
 Rule = Callable[[NotebookNode], Iterable[str]]
 RULES: dict[str, Rule] = {}
@@ -113,8 +121,25 @@ def _executed(nb: NotebookNode) -> Iterator[str]:
 
 @rule("stamp")
 def _stamp(nb: NotebookNode) -> Iterator[str]:
-    if nb.metadata.get(provenance.STAMP, {}).get("source_hash") != provenance.source_hash(nb):
+    stamp = nb.metadata.get(provenance.STAMP, {})
+    if stamp.get("source_hash") != provenance.source_hash(nb):
         yield "the outputs belong to another source; use `python -m helpers.chapters execute`"
+    elif reason := _outdated(stamp, nb):
+        yield f"{reason}; use `python -m helpers.chapters execute`"
+
+
+def _outdated(stamp: Mapping[str, Any], nb: NotebookNode) -> str:
+    """Why numbers with this stamp may differ from what the present code gives; empty when they may not."""
+    try:
+        present = {"numbers_hash": provenance.numbers_hash(nb), "code_hash": provenance.code_hash(nb)}
+    except ChapterError as error:
+        return str(error)
+    names = {
+        "numbers_hash": "the chapter's code",
+        "code_hash": "the code in helpers/ that the chapter reaches",
+    }
+    changed = [names[key] for key, value in present.items() if stamp.get(key) != value]
+    return f"{' and '.join(changed)} changed since its numbers were made" if changed else ""
 
 
 @rule("errors")
@@ -130,6 +155,25 @@ def _stderr(nb: NotebookNode) -> Iterator[str]:
 @rule("parameters")
 def _parameters(nb: NotebookNode) -> Iterator[str]:
     yield from parameters.check_parameters(nb)
+
+
+@rule("checked-output")
+def _checked_output(nb: NotebookNode) -> Iterator[str]:
+    """nbval compares what a cell prints where its tag says so: wherever no machine prints anything else."""
+    missing = []
+    for i, cell in _cells(nb, "code"):
+        data = [out.get("data", {out.get("name", "error"): out.get("text", "")}) for out in cell.outputs]
+        text = "\n".join(value for bundle in data for value in bundle.values() if isinstance(value, str))
+        plain = bool(data) and all(set(d) <= {"stdout", "text/plain", "text/markdown"} for d in data)
+        if plain and not OF_THIS_MACHINE.search(text) and not CHECKED & set(cell.metadata.get("tags", [])):
+            missing.append(i)
+        if "nbval-check-output" in cell.metadata.get("tags", []) and any(WIDGET_VIEW in d for d in data):
+            yield f"cell {i} shows a widget, which nbval cannot compare: drop its tag nbval-check-output"
+    if missing:
+        yield (
+            f"{len(missing)} cells print text that looks the same on every machine: tag {missing} "
+            "nbval-check-output, or nbval-ignore-output where it does not"
+        )
 
 
 @rule("cell-length")
@@ -149,7 +193,6 @@ def _enough_prose(nb: NotebookNode) -> Iterator[str]:
 
 @rule("exercises")
 def _exercises(nb: NotebookNode) -> Iterator[str]:
-    code, complete = _cells(nb, "code"), 0
     graded = [(i, c.metadata["nbgrader"]) for i, c in enumerate(nb.cells) if "nbgrader" in c.metadata]
     for i, meta in graded:
         if meta.get("schema_version") != 3 or not meta.get("grade_id"):
@@ -158,6 +201,42 @@ def _exercises(nb: NotebookNode) -> Iterator[str]:
             yield f"cell {i}: a cell with nbgrader's 'grade' needs a number of points"
     ids = Counter(meta.get("grade_id") for _, meta in graded)
     yield from (f"grade_id {i!r} is used {n} times" for i, n in ids.items() if n > 1)
+    yield from _folded_solutions(nb) if _tagged(nb, "solution") else _solutions_in_place(nb)
+
+
+def _tagged(nb: NotebookNode, tag: str) -> list[tuple[int, NotebookNode]]:
+    return [(i, cell) for i, cell in _cells(nb, "code") if tag in cell.metadata.get("tags", [])]
+
+
+def _folded_solutions(nb: NotebookNode) -> Iterator[str]:
+    """An empty stub, its check somewhere below, and a folded cell with a solution right after the check."""
+    code = _cells(nb, "code")
+    nbgrader = {i: cell.metadata.get("nbgrader", {}) for i, cell in code}
+    checks = {meta.get("grade_id"): i for i, meta in nbgrader.items() if meta.get("grade")}
+    stubs = {i: meta.get("grade_id") for i, meta in nbgrader.items() if meta.get("solution")}
+    if stubs.keys() != {i for i, _ in _tagged(nb, "exercise")}:
+        yield "the cells with nbgrader's 'solution' and those tagged 'exercise' must be the same"
+    for i, name in stubs.items():
+        if checks.get(f"{name}-check", -1) < i:
+            yield f"cell {i}: no check with the grade_id '{name}-check' below it"
+    if strange := checks.keys() - {f"{name}-check" for name in stubs.values()}:
+        yield f"checks without an exercise: {sorted(map(str, strange))}"
+    for (before, _), (i, cell) in itertools.pairwise(code):
+        markers = [f"### {end} SOLUTION" in cell.source for end in ("BEGIN", "END")]
+        if "solution" not in cell.metadata.get("tags", []):
+            if any(markers):
+                yield f"cell {i}: solution markers belong in a cell with the tag 'solution'"
+        elif not all(markers) or not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"cell {i}: a solution stands between its markers, in a cell that is folded"
+        elif before not in checks.values():
+            yield f"cell {i}: the code cell above a solution must be its check"
+    if len(stubs) < MIN_EXERCISES:
+        yield f"{len(stubs)} exercises; at least {MIN_EXERCISES} are wanted"
+
+
+def _solutions_in_place(nb: NotebookNode) -> Iterator[str]:
+    """A cell with the solution between markers, followed by its check."""
+    code, complete = _cells(nb, "code"), 0
     for position, (i, cell) in enumerate(code):
         markers = "### BEGIN SOLUTION" in cell.source and "### END SOLUTION" in cell.source
         declared = bool(cell.metadata.get("nbgrader", {}).get("solution"))
@@ -254,7 +333,10 @@ def _exclamation(nb: NotebookNode) -> Iterator[str]:
 
 
 def ledger_problems(paths: Sequence[Path], ledger: str | Path = claims.LEDGER) -> list[str]:
-    """Measurements outside the ledger or in the wrong chapter, and rows their chapter does not measure."""
+    """Measurements outside the ledger or in the wrong chapter, and rows their chapter does not measure.
+
+    A composite row is judged from its components; one that is "not yet" measured must say what will.
+    """
     try:
         rows, results = claims.load_ledger(ledger), claims.collect(paths, ledger)
     except (claims.ClaimError, FileNotFoundError) as error:
@@ -266,11 +348,35 @@ def ledger_problems(paths: Sequence[Path], ledger: str | Path = claims.LEDGER) -
         for i, notebook in measured.items()
         if not notebook.startswith(rows[i].chapter)
     ]
+    wrong += [f"{measured[i]} measures {i!r}, which 'plan' calls not yet measured"
+              for i, row in rows.items() if row.awaited and i in measured]  # fmt: skip
     return wrong + [
         f"{present.get(row.chapter, f'chapter {row.chapter}, which is not there,')} does not measure {i!r}"
         for i, row in rows.items()
-        if i not in measured
+        if i not in measured and row.kind != "composite" and not row.awaited
     ]
+
+
+def evidence_problems(root: Path = PROJECT_ROOT) -> list[str]:
+    """Kept evidence that the present code, or the present plan, might not give, and how to renew it."""
+    try:
+        return [problem for kept in all_evidence(root) if (problem := _evidence_problem(kept, root))]
+    except ValueError as error:
+        return [str(error)]
+
+
+def _evidence_problem(kept: Evidence, root: Path) -> str:
+    try:
+        grid = load_grid(kept.grid.removesuffix(".yaml"), root)
+        nb = nbformat.read(find_chapter(kept.chapter, root), as_version=4)
+        wanted = {p.name: p.default for p in parameters.parameters_of(nb).values()} | grid.cells[0].values
+    except (GridError, ChapterError, parameters.ParameterError) as error:
+        return f"{kept.path().name}: {error}"
+    reason = _outdated(kept.model_dump(), nb)
+    if not reason and kept.parameters != wanted:
+        changed = sorted(n for n in wanted | kept.parameters if wanted.get(n) != kept.parameters.get(n))
+        reason = f"its parameters {', '.join(changed)} changed since its numbers were made"
+    return f"{kept.path().name}: {reason}; use `{kept.command}`" if reason else ""
 
 
 def committed_notebooks(root: Path = PROJECT_ROOT) -> list[Path]:
@@ -297,6 +403,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = ["no notebooks under notebooks/"]
     elif not paths:
         lines += [f"ledger: {text}" for text in ledger_problems(committed_chapters())]
+        lines += [f"evidence: {text}" for text in evidence_problems()]
     print("\n".join(lines) or f"{len(checked)} notebooks, no problems")
     return 1 if lines else 0
 

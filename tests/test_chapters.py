@@ -15,6 +15,7 @@ from small_notebooks import ONE, READS, notebook, project, texts
 from helpers import provenance
 from helpers.chapters import execution
 from helpers.chapters import run as chapters
+from helpers.chapters.command_line import main
 from helpers.chapters.parameters import ParameterError
 from helpers.files import ChapterError, write_atomically
 
@@ -29,22 +30,26 @@ def test_command_line_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str
     root = project(tmp_path, c03=notebook(READS), c04=notebook("x = 1", parameters=ONE))
     for arguments, status, message in [
         (["run", "03", "-p", "sed", "1"], 2, "did you mean 'seed'?"),
-        (["run", "03", "-p", "seed", "1e9"], 2, "parameter 'seed': '1e9' has the wrong type"),
+        (["run", "03", "-p", "seed", "1e9"], 2, "parameter 'seed': 1000000000.0 has the wrong type"),
+        (["run", "03", "-p", "seed", "0101"], 2, "parameter 'seed': 101 is out of range"),
+        (["run", "03", "-y", "{seed: 0101}"], 2, "parameter 'seed': 101 is out of range"),
+        (["run", "03", "-p", "rates", "[]"], 2, "parameter 'rates': [] is empty"),
+        (["run", "03", "-y", "{seed: 1, seed: 2}"], 2, "is not valid YAML"),
         (["run", "03", "-y", "[1]"], 2, "is not a YAML mapping"),
         (["run", "03", "-y", "{"], 2, "is not valid YAML"),
         (["run", "09"], 1, "chapter '09' names 0 notebooks"),
         (["reproduce", "--only", "09"], 1, "chapter '09' names 0 notebooks"),
     ]:
-        assert chapters.main(["--root", str(root), *arguments]) == status
+        assert main(["--root", str(root), *arguments]) == status
         assert message in capsys.readouterr().err
-    assert chapters.main(["--root", str(root), "check"]) == 1
+    assert main(["--root", str(root), "check"]) == 1
     assert capsys.readouterr().out == "04_c.ipynb: parameter 'seed' is never read after the parameters cell\n"
-    assert chapters.main(["--root", str(root), "check", str(root / "notebooks" / "03_c.ipynb")]) == 0
+    assert main(["--root", str(root), "check", str(root / "notebooks" / "03_c.ipynb")]) == 0
     (root / "notebooks" / "03_c.ipynb").write_text("{")
-    assert chapters.main(["--root", str(root), "run", "03"]) == 1
+    assert main(["--root", str(root), "run", "03"]) == 1
     assert "cannot be read as a notebook" in capsys.readouterr().err
     assert not (root / "build").exists()
-    assert chapters.main(["--root", str(tmp_path / "empty"), "reproduce"]) == 1
+    assert main(["--root", str(tmp_path / "empty"), "reproduce"]) == 1
     assert "no chapter notebooks in" in capsys.readouterr().err
 
 
@@ -87,7 +92,9 @@ def test_a_run_is_complete_stamped_and_uses_this_interpreter(
     assert stamp["versions"]["torch"].startswith("2.")
     assert [title for title, _ in stamp["section_seconds"]] == ["Set-up", "One", "Two"]
     assert 0.3 <= dict(stamp["section_seconds"])["One"] <= stamp["wall_seconds"]
-    assert provenance.is_current(built)
+    assert stamp["code_hash"] == provenance.code_hash(nb)
+    assert stamp["numbers_hash"] == provenance.numbers_hash(nb)
+    assert provenance.is_executed_in_order(nb)
     assert chapters.up_to_date(root / "notebooks" / "03_c.ipynb", root)
     bundles = [out.data for c in nb.cells if c.cell_type == "code" for out in c.outputs if "data" in out]
     assert [b["application/vnd.closing-the-gap.claim+json"]["violation"] for b in bundles] == [0.25]
@@ -128,30 +135,32 @@ def test_reproduce_runs_what_is_out_of_date_and_names_what_failed(
     bad = notebook("assert seed == 1, 'never'", parameters=ONE)
     root = project(tmp_path, c02=bad, c03=notebook("# T $x^2$", CLAIM, parameters=ONE))
     command = ["--root", str(root), "reproduce"]
-    assert chapters.main(command) == 1
+    assert main(command) == 1
     shown = capsys.readouterr()
     assert "failed: 02_c" in shown.err
-    assert "a      reproduced" in shown.out
+    assert re.search(r"(?m)^a +not run .*reproduced$", shown.out)  # nothing is kept; this copy's own run
     built = root / "build" / "chapters" / "03_c.ipynb"
     assert texts(nbformat.read(built, as_version=4)) == "CTG_CACHE: off\n"
-    assert "- **Verdict:** reproduced" in (root / "build" / "RESULTS.md").read_text()
+    assert re.search(
+        r"(?m)^\| \[a\]\(#a\) .*not run.* reproduced \|$", (root / "build" / "RESULTS.md").read_text()
+    )
     assert sorted(p.name for p in (root / "build" / "html").iterdir()) == ["03_c.html", "claims.html"]
     report = (root / "build" / "html" / "claims.html").read_text()
     assert 'href="03_c.html"' in report
-    assert "Violation 0.25, at most the tolerance 0.5" in report
+    assert "reproduced" in report
     stored = root / "reproduce" / "RESULTS.md"
-    assert "- **Verdict:** not run here" in stored.read_text()  # the notebook in notebooks/ holds no outputs
-    assert chapters.main([*command, "--only", "03"]) == 0
+    assert "- **Verdict:** not run\n" in stored.read_text()  # the notebook in notebooks/ holds no outputs
+    assert main([*command, "--only", "03"]) == 0
     assert "03_c: up to date" in capsys.readouterr().out
 
     (root / "notebooks" / "02_c.ipynb").write_text("{")
-    assert chapters.main([*command, "--only", "03"]) == 1
+    assert main([*command, "--only", "03"]) == 1
     assert "02_c.ipynb is not a notebook" in capsys.readouterr().err
-    assert "Violation 0.25" in (root / "build" / "html" / "claims.html").read_text()
+    assert (root / "build" / "html" / "claims.html").read_text() == report
 
     third = root / "notebooks" / "03_c.ipynb"
     with monkeypatch.context() as patch:
-        patch.setattr(provenance, "helpers_hash", lambda: "other")
+        patch.setattr(provenance, "code_hash", lambda nb, root: "other")
         assert not chapters.up_to_date(third, root)
     assert chapters.up_to_date(third, root)
     ledger = root / "reproduce" / "claims.yaml"
@@ -164,19 +173,21 @@ def test_reproduce_runs_what_is_out_of_date_and_names_what_failed(
 def test_execute_and_report_renew_what_tells_of_the_stored_notebooks(tmp_path: Path) -> None:
     root = project(tmp_path, c03=notebook("# T", CLAIM, parameters=ONE))
     (root / "README.md").write_text("<!-- claims -->\nstale\n<!-- end of claims -->\n")
-    assert chapters.main(["--root", str(root), "execute", "03"]) == 0
+    assert main(["--root", str(root), "execute", "03"]) == 0
     results, readme = root / "reproduce" / "RESULTS.md", root / "README.md"
-    told = results.read_text(), readme.read_text()
+    forest = root / "reproduce" / "forest.svg"
+    told = results.read_text(), readme.read_text(), forest.read_text()
     assert "- **Verdict:** reproduced" in told[0]
     assert "stale" not in told[1]
-    assert "**reproduced**" in told[1]
+    assert "1 identities hold" in told[1]
+    assert told[2].startswith("<?xml")
     assert not (root / "build" / "html").exists()
 
     results.write_text("stale")
-    assert chapters.main(["--root", str(root), "report"]) == 0
-    assert (results.read_text(), readme.read_text()) == told
-    assert "Violation 0.25" in (root / "build" / "html" / "claims.html").read_text()
+    assert main(["--root", str(root), "report"]) == 0
+    assert (results.read_text(), readme.read_text(), forest.read_text()) == told
+    assert "0.25" in (root / "build" / "html" / "claims.html").read_text()
 
     ledger = root / "reproduce" / "claims.yaml"
     ledger.write_text(ledger.read_text().replace("tolerance: 0.5", "tolerance: 0.1"))
-    assert "- **Verdict:** not reproduced" in chapters.stored_reports(root)[results]
+    assert "- **Verdict:** contradicted" in chapters.stored_reports(root)[results]

@@ -1,4 +1,4 @@
-"""The ledger's rules, the judge's arithmetic, and the way of a measurement from a notebook to the table."""
+"""The ledger's rules, and the way of a measurement from a notebook to the reports."""
 
 from __future__ import annotations
 
@@ -13,34 +13,39 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
-from helpers.claims import ClaimError, Measurement, judge, load_ledger, record
+from helpers.claims import ClaimError, Gate, load_ledger, record
 from helpers.claims import recording as claims
-from helpers.claims.ledger import Claim
-from helpers.claims.report import results_markdown
+from helpers.claims.measurement import Measurement
+from helpers.claims.report import ledger_table, readme_block, results_markdown
+from helpers.experiments.comparison import Paired
 
 EFFECT = {
     "id": "svmax.recall",
     "chapter": "03",
+    "short": "SVMax helps",
     "claim": "SVMax raises recall",
     "source": "SVMax, Table 2",
     "published": {"value": 3.1, "setting": "CUB, ResNet-50"},
     "measure": "Recall@1, with minus without",
     "kind": "effect",
     "direction": "greater",
-    "tolerance": 0.5,
+    "smallest": 0.5,
     "unit": "points",
     "thesis_setting": "CUB-200-2011, ResNet-50",
 }
 IDENTITY = {
-    **{k: v for k, v in EFFECT.items() if k != "direction"},
+    **{k: v for k, v in EFFECT.items() if k not in ("direction", "smallest")},
     "id": "svmax.bound",
     "published": None,
     "kind": "identity",
     "tolerance": 1.0e-5,
+}
+WHOLE = {
+    **{k: v for k, v in EFFECT.items() if k not in ("direction", "smallest", "unit")},
+    "id": "svmax.both",
+    "kind": "composite",
+    "components": ["svmax.recall", "svmax.bound"],
 }
 
 
@@ -54,25 +59,21 @@ def ledger(tmp_path: Path) -> Path:
     return write(tmp_path / "claims.yaml", [EFFECT, IDENTITY])
 
 
-def effect_row(**changes: Any) -> Claim:
-    return Claim(**{**EFFECT, **changes})
-
-
-def measured(effects: list[float], **more: Any) -> Measurement:
-    return Measurement("svmax.recall", "digits", effects=effects, **more)
-
-
 # ---- the ledger
 
 
-def test_ledger_keeps_rows_and_order(ledger: Path) -> None:
-    rows = load_ledger(ledger)
-    assert list(rows) == ["svmax.recall", "svmax.bound"]
-    assert rows["svmax.recall"].published == {"value": 3.1, "setting": "CUB, ResNet-50"}
-    assert rows["svmax.bound"].direction is None
+def test_ledger_keeps_rows_and_order(tmp_path: Path) -> None:
+    rows = load_ledger(write(tmp_path / "claims.yaml", [WHOLE, EFFECT, IDENTITY]))
+    assert list(rows) == ["svmax.both", "svmax.recall", "svmax.bound"]
+    assert rows["svmax.recall"].published.value == 3.1
+    assert (rows["svmax.recall"].sign, rows["svmax.recall"].smallest) == (1, 0.5)
+    assert (rows["svmax.bound"].direction, rows["svmax.bound"].smallest) == (None, None)
+    assert rows["svmax.both"].components == ("svmax.recall", "svmax.bound")
+    (less,) = load_ledger(write(tmp_path / "claims.yaml", [{**EFFECT, "direction": "less"}])).values()
+    assert less.sign == -1
 
 
-@pytest.mark.parametrize("name", sorted(set(EFFECT) - {"direction", "id"}))
+@pytest.mark.parametrize("name", ["chapter", "claim", "source", "published", "measure", "kind"])
 def test_missing_field_is_named(tmp_path: Path, name: str) -> None:
     row = {k: v for k, v in EFFECT.items() if k != name}
     with pytest.raises(ClaimError, match=rf"row 1 \(svmax.recall\): field '{name}' is missing"):
@@ -80,12 +81,33 @@ def test_missing_field_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (EFFECT, "direction"),
+        (EFFECT, "smallest"),
+        (EFFECT, "unit"),
+        (IDENTITY, "tolerance"),
+        (WHOLE, "components"),
+    ],
+)
+def test_each_kind_has_fields_of_its_own(tmp_path: Path, row: dict[str, Any], name: str) -> None:
+    short = {k: v for k, v in row.items() if k != name}
+    with pytest.raises(ClaimError, match=rf"field '{name}' must be .* for kind '{row['kind']}', got"):
+        load_ledger(write(tmp_path / "claims.yaml", [short, EFFECT, IDENTITY]))
+    for other in (EFFECT, IDENTITY, WHOLE):
+        if name not in other:
+            with pytest.raises(ClaimError, match=f"field '{name}' must be left out for kind"):
+                load_ledger(write(tmp_path / "claims.yaml", [{**other, name: row[name]}]))
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tolerance", -0.1),
-        ("tolerance", math.nan),
-        ("tolerance", "1e-6"),
-        ("tolerance", True),
+        ("smallest", 0),
+        ("smallest", -0.1),
+        ("smallest", math.nan),
+        ("smallest", "1e-6"),
+        ("smallest", True),
         ("chapter", 3),
         ("chapter", "3"),
         ("kind", "trend"),
@@ -99,12 +121,21 @@ def test_missing_field_is_named(tmp_path: Path, name: str) -> None:
         ("published", {"value": None, "setting": "x"}),
         ("published", 3.1),
         ("refuting", "equal epochs"),
+        ("refuting", [3]),
+        ("items", "pixels"),
+        ("gate", ""),
         ("id", ""),
     ],
 )
 def test_malformed_field_is_named(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(ClaimError, match=rf"row 1 .*field '{name}' must be"):
         load_ledger(write(tmp_path / "claims.yaml", [{**EFFECT, name: value}]))
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, "1e-6", True])
+def test_malformed_tolerance_is_named(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(ClaimError, match="field 'tolerance' must be a number >= 0"):
+        load_ledger(write(tmp_path / "claims.yaml", [{**IDENTITY, "tolerance": value}]))
 
 
 def test_other_broken_ledgers(tmp_path: Path) -> None:
@@ -114,7 +145,9 @@ def test_other_broken_ledgers(tmp_path: Path) -> None:
     for rows, message in [
         ([{**EFFECT, "tolerence": 1}], "unknown field 'tolerence'"),
         ([EFFECT, EFFECT], r"row 2 \(svmax.recall\): field 'id'"),
-        ([{**IDENTITY, "direction": "less"}], "field 'direction' must be left out"),
+        ([WHOLE, EFFECT], "component 'svmax.bound' must be the id"),
+        ([{**WHOLE, "components": ["svmax.both"]}], "component 'svmax.both' must be the id"),
+        ([WHOLE, {**WHOLE, "id": "again"}, EFFECT, IDENTITY], "already belongs to svmax.both"),
         (["text"], "row 1: expected a mapping"),
         ([], "non-empty YAML list"),
         ({"a": 1}, "non-empty YAML list"),
@@ -129,72 +162,15 @@ def test_other_broken_ledgers(tmp_path: Path) -> None:
         load_ledger(path)
 
 
-# ---- the judge
-
-
-def test_interval_is_the_paired_t_interval() -> None:
-    effects = [1.0, 2.5, 0.5, 3.0]
-    expected = stats.ttest_1samp(effects, 0.0).confidence_interval(0.95)
-    interval = claims.paired_interval(effects)
-    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
-    assert interval.mean == pytest.approx(1.75)
-
-
-@pytest.mark.parametrize(
-    ("effects", "direction", "verdict"),
-    [
-        ([1.0, 1.1, 0.9], "greater", "same direction"),
-        ([-1.0, -1.1, -0.9], "greater", "not reproduced"),
-        ([-1.0, -1.1, -0.9], "less", "same direction"),
-        ([1.0, 1.1, 0.9], "less", "not reproduced"),
-        ([0.40, 0.41, 0.42], "greater", "not reproduced"),  # clear of 0, yet below the tolerance
-        ([3.0, -1.0, 1.0], "greater", "not reproduced"),  # above the tolerance, yet within its spread
-        ([0.5, 0.5, 0.5], "greater", "same direction"),  # no spread, exactly the tolerance
-        ([0.0, 0.0, 0.0], "greater", "not reproduced"),
-    ],
-)
-def test_effect_verdicts(effects: list[float], direction: str, verdict: str) -> None:
-    row = effect_row(direction=direction)
-    assert judge(row, measured(effects)).verdict == verdict
-    promoted = "reproduced" if verdict == "same direction" else verdict
-    assert judge(row, measured(effects, thesis_setting=True)).verdict == promoted
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=8))
-def test_an_effect_and_its_mirror_never_both_count(effects: list[float]) -> None:
-    verdicts = [judge(effect_row(direction=d), measured(effects)).verdict for d in ("greater", "less")]
-    assert verdicts.count("same direction") <= 1
-    mirrored = judge(effect_row(direction="less"), measured([-e for e in effects])).verdict
-    assert mirrored == verdicts[0]
-
-
-def test_zero_tolerance_still_needs_an_interval_clear_of_zero() -> None:
-    row = effect_row(tolerance=0)
-    assert judge(row, measured([0.0, 0.0, 0.0])).verdict == "not reproduced"
-    assert judge(row, measured([1e-3, 1.1e-3, 0.9e-3])).verdict == "same direction"
-
-
-def test_identity_and_absent_measurement(ledger: Path) -> None:
-    row = load_ledger(ledger)["svmax.bound"]
-    assert judge(row, Measurement(row.id, "x", violation=1e-5)).verdict == "reproduced"
-    assert judge(row, Measurement(row.id, "x", violation=1.1e-5)).verdict == "not reproduced"
-    assert judge(row, None).verdict == "not run here"
-
-
-def test_a_control_that_is_not_beaten_shows() -> None:
-    controls = {"equal epochs": [1.0, 1.1, 0.9], "random mask": [0.5, -0.5, 0.1]}
-    verdict = judge(effect_row(), measured([1.0, 1.1, 0.9], controls=controls))
-    assert verdict.verdict == "same direction"
-    assert verdict.controls_beaten is False
-    assert "beats equal epochs" in verdict.controls["equal epochs"]
-    assert "does not beat random mask" in verdict.controls["random mask"]
-    declared = judge(effect_row(refuting=("equal epochs",)), measured([1.0, 1.1, 0.9], controls=controls))
-    assert declared.controls_beaten is True
-    assert judge(effect_row(), measured([1.0, 1.1, 0.9])).controls_beaten is None
-    less = judge(
-        effect_row(direction="less"), measured([-1.0, -1.1, -0.9], controls={"a": [-1.0, -1.1, -0.9]})
-    )
-    assert less.controls_beaten is True
+def test_the_projects_ledger_names_what_counts_and_what_could_refute_it() -> None:
+    rows = load_ledger().values()
+    effects = [row for row in rows if row.kind == "effect"]
+    assert [row.id for row in effects if row.refuting is None] == []
+    assert [row.id for row in rows if not 0 < len(row.short) <= 42] == []
+    assert len({row.short for row in rows}) == len(rows)
+    untrained = {"svmax-mitigates-collapse", "svmax-unsupervised", "twohead-time"}
+    assert {row.id for row in effects if row.gate is None} == untrained
+    assert [row.id for row in effects if row.plan is None] == []
 
 
 # ---- recording
@@ -204,23 +180,31 @@ def test_record_converts_and_prints(ledger: Path, capsys: pytest.CaptureFixture[
     tensor = torch.tensor([1.0, 1.1, 0.9], dtype=torch.float64)
     summaries = {"triplet": np.array([70.0, 71, 72]), "with SVMax": (71.0, 72.1, 72.9)}
     made = record("svmax.recall", tensor, setting="digits", summaries=summaries, ledger=ledger)
-    assert made.effects == [1.0, 1.1, 0.9]
+    assert made.effects == Paired([1.0, 1.1, 0.9])
     assert made.summaries["triplet"] == [70.0, 71.0, 72.0]
     printed = capsys.readouterr().out
-    assert "same direction" in printed
-    assert "triplet: 71 ± 1" in printed
+    assert printed.startswith("supported · SVMax helps · +1.000 [+0.752, +1.248] points, 3 seeds\n")
+    assert "triplet 71 ± 1; with SVMax" in printed
     assert record("svmax.bound", violation=np.float32(0), setting="any batch", ledger=ledger).violation == 0.0
+    items = Paired.of(np.random.default_rng(0).normal(1, 1, (3, 50)), redrawn=True)
+    controls = {"rival": items, "other": [1, 2, 3]}
+    gate = Gate("fitted", True, "training accuracy .99")
+    made = record("svmax.recall", items, setting="x", controls=controls, gate=gate, ledger=ledger)
+    assert made.effects is items
+    assert made.controls == {"rival": items, "other": Paired([1.0, 2.0, 3.0])}
+    assert made.gate == gate
 
 
 @pytest.mark.parametrize(
     ("claim_id", "arguments", "message"),
     [
         ("svmax.recal", {"effects": [1, 2, 3]}, "unknown claim 'svmax.recal'.*svmax.recall"),
-        ("svmax.recall", {"effects": [1, 2]}, ">= 3 finite numbers"),
-        ("svmax.recall", {"effects": []}, ">= 3 finite numbers"),
-        ("svmax.recall", {"effects": [1, 2, math.nan]}, ">= 3 finite numbers"),
-        ("svmax.recall", {"effects": [1, 2, math.inf]}, ">= 3 finite numbers"),
-        ("svmax.recall", {"effects": [[1, 2, 3]]}, ">= 3 finite numbers"),
+        ("svmax.recall", {"effects": [1]}, ">= 2 finite numbers"),
+        ("svmax.recall", {"effects": Paired([1.0])}, ">= 2 finite numbers"),
+        ("svmax.recall", {"effects": []}, ">= 2 finite numbers"),
+        ("svmax.recall", {"effects": [1, 2, math.nan]}, ">= 2 finite numbers"),
+        ("svmax.recall", {"effects": [1, 2, math.inf]}, ">= 2 finite numbers"),
+        ("svmax.recall", {"effects": [[1, 2, 3]]}, ">= 2 finite numbers"),
         ("svmax.recall", {"effects": ["a", 2, 3]}, "must be numbers"),
         ("svmax.recall", {}, "pass effects="),
         ("svmax.recall", {"violation": 0.0}, "pass effects="),
@@ -232,11 +216,13 @@ def test_record_converts_and_prints(ledger: Path, capsys: pytest.CaptureFixture[
         ("svmax.bound", {"violation": -1e-9}, "violation must be a finite number >= 0"),
         ("svmax.bound", {"violation": math.nan}, "violation must be a finite number >= 0"),
         ("svmax.bound", {"violation": 0.0, "controls": {"a": [1, 2, 3]}}, "is an identity"),
+        ("svmax.both", {"effects": [1, 2, 3]}, "composite: record its components, svmax.recall, svmax.bound"),
     ],
 )
-def test_record_refuses(ledger: Path, claim_id: str, arguments: dict[str, Any], message: str) -> None:
+def test_record_refuses(tmp_path: Path, claim_id: str, arguments: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "claims.yaml", [EFFECT, IDENTITY, WHOLE])
     with pytest.raises(ClaimError, match=message):
-        record(claim_id, **{"setting": "digits", **arguments}, ledger=ledger)
+        record(claim_id, **{"setting": "digits", **arguments}, ledger=path)
 
 
 def test_a_declared_control_must_be_recorded(tmp_path: Path) -> None:
@@ -255,18 +241,22 @@ def displayed(monkeypatch: pytest.MonkeyPatch, *args: Any, **kwargs: Any) -> dic
     return shown[0]
 
 
-def test_html_is_escaped_and_has_no_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_is_folded_escaped_and_has_no_colours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "claims.yaml", [{**EFFECT, "claim": "a < b & <script>"}])
-    controls = {"<i>": [0.0, 0.0, 0.0]}
-    html = displayed(monkeypatch, "svmax.recall", [1, 1, 1], setting="x", controls=controls, ledger=path)[
-        "text/html"
-    ]
+    controls = {"<i>": [0.0, 0.1, -0.1]}
+    bundle = displayed(
+        monkeypatch, "svmax.recall", [1, 1.1, 0.9], setting="x", controls=controls, ledger=path
+    )
+    html = bundle["text/html"]
     assert "a &lt; b &amp; &lt;script&gt;" in html
     assert "<script>" not in html
     assert "<i>" not in html
     assert "color" not in html
-    assert "<strong>same direction</strong>" in html
-    assert "<strong>NOT beaten</strong>" in html
+    folded = re.fullmatch(r"<details><summary>(.*)</summary>\s*<table>.*</table></details>\s*", html, re.S)
+    assert folded[1] == "✔ <strong>supported</strong> · SVMax helps · +1.000 [+0.752, +1.248] points, 3 seeds"
+    assert "explains it: +0.000 [-0.248, +0.248]" in html
 
 
 # ---- collecting
@@ -285,68 +275,91 @@ def notebook(path: Path, *bundles: dict[str, Any]) -> Path:
 def test_measurement_survives_the_notebook(
     ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = displayed(
-        monkeypatch,
-        "svmax.recall",
-        [1, 1.1, 0.9],
-        setting="digits | birds",
-        controls={"c": [1, 1, 1]},
-        ledger=ledger,
-    )
+    items = Paired.of(np.random.default_rng(0).normal(1, 0.1, (3, 50)), redrawn=True)
+    gate = Gate("fitted", False, "training accuracy .4")
+    arguments = {"setting": "digits | birds", "controls": {"c": [1, 1.1, 1]}, "gate": gate}
+    bundle = displayed(monkeypatch, "svmax.recall", items, **arguments, ledger=ledger)
     path = notebook(tmp_path / "03_svmax.ipynb", bundle)
     results = claims.collect([path], ledger)
-    expected = Measurement("svmax.recall", "digits | birds", [1.0, 1.1, 0.9], controls={"c": [1.0, 1.0, 1.0]})
+    expected = Measurement(
+        "svmax.recall", "digits | birds", items, controls={"c": Paired([1.0, 1.1, 1.0])}, gate=gate
+    )
     assert [r.measurement for r in results] == [expected]
-    text = claims.ledger_table(results, ledger=ledger)
-    lines = text.splitlines()
-    assert "same direction" in lines[1]
-    assert "not run here" in lines[2]
-    assert "2 claims: 0 reproduced, 1 same direction, 0 not reproduced, 1 not run here." in text
-    page = results_markdown(results, {"03": "Chapter 3 · SVMax"}, ledger=ledger)
-    assert "| 03 | 0 | 1 | 0 | 1 |" in page
-    assert re.findall("(?m)^##+ (.*)", page) == [
-        "Chapter 3 · SVMax",
-        "SVMax raises recall",
-        "SVMax raises recall",
-        "Where these numbers come from",
-    ]
-    assert "- **Here:** digits | birds\n" in page
-    assert "- **Published:** 3.1 (CUB, ResNet-50)\n" in page
-    assert "- **Thesis's setting:** CUB-200-2011, ResNet-50\n" in page
-    assert "2026-01-02T03:04:05+00:00 | CPU (2 cores) | torch 2.14.1" in page
-    assert "over 3 seeds" in page
-    assert [line for line in page.splitlines() if "Verdict" in line] == [
-        "- **Verdict:** same direction",
-        "- **Verdict:** not run here",
-    ]
+    bundle[claims.MIME]["effects"] = [1.0, 1.1, 0.9]  # as the first edition wrote it
+    (old,) = claims.collect([notebook(path, bundle)], ledger)
+    assert old.measurement.effects == Paired([1.0, 1.1, 0.9])
 
 
 def test_collect_refuses_what_does_not_fit(
     ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = displayed(monkeypatch, "svmax.recall", [1, 1, 1], setting="x", ledger=ledger)
+
+    def changed(**changes: Any) -> Path:
+        other = copy.deepcopy(bundle)
+        other[claims.MIME] |= changes
+        return notebook(tmp_path / "03_d.ipynb", other)
+
     twice = notebook(tmp_path / "03_a.ipynb", bundle, bundle)
-    with pytest.raises(ClaimError, match=r"'svmax.recall' is measured twice: 03_a.ipynb and 03_a.ipynb"):
-        claims.collect([twice], ledger)
     once, again = notebook(tmp_path / "03_b.ipynb", bundle), notebook(tmp_path / "04_c.ipynb", bundle)
-    with pytest.raises(ClaimError, match=r"measured twice: 03_b.ipynb and 04_c.ipynb"):
-        claims.collect([once, again], ledger)
-    stranger = copy.deepcopy(bundle)
-    stranger[claims.MIME]["claim_id"] = "gone"
-    with pytest.raises(ClaimError, match=r"03_d.ipynb measures 'gone'"):
-        claims.collect([notebook(tmp_path / "03_d.ipynb", stranger)], ledger)
     (tmp_path / "03_cut.ipynb").write_text('{"cells": [')
-    with pytest.raises(ClaimError, match=r"03_cut.ipynb is not a notebook"):
-        claims.collect([tmp_path / "03_cut.ipynb"], ledger)
-    broken = copy.deepcopy(bundle)
-    broken[claims.MIME]["effect"] = broken[claims.MIME].pop("effects")
-    with pytest.raises(ClaimError, match=r"03_e.ipynb holds a malformed claim"):
-        claims.collect([notebook(tmp_path / "03_e.ipynb", broken)], ledger)
+    for make, message in [
+        (lambda: [twice], r"'svmax.recall' is measured twice: 03_a.ipynb and 03_a.ipynb"),
+        (lambda: [once, again], r"measured twice: 03_b.ipynb and 04_c.ipynb"),
+        (lambda: [changed(claim_id="gone")], r"03_d.ipynb measures 'gone', which is not in the ledger"),
+        (lambda: [changed(claim_id="svmax.bound")], r"'svmax.bound' in another way than its kind, identity"),
+        (lambda: [changed(violation=0.1)], r"in another way than its kind, effect"),
+        (lambda: [tmp_path / "03_cut.ipynb"], r"03_cut.ipynb is not a notebook"),
+        (lambda: [changed(effect=[1, 2, 3])], r"03_d.ipynb holds a malformed claim"),
+        (lambda: [changed(effects={"effects": ["a"]})], r"03_d.ipynb holds a malformed claim"),
+        (lambda: [changed(effects=[])], r"03_d.ipynb holds a malformed claim"),
+    ]:
+        with pytest.raises(ClaimError, match=message):
+            claims.collect(make(), ledger)
 
 
-def test_table_without_measurements_is_all_not_run(ledger: Path) -> None:
+# ---- reports
+
+
+def test_reports_tell_what_a_notebook_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "claims.yaml", [EFFECT, {**IDENTITY, "short": "a | bound"}])
+    arguments = {"setting": "digits | birds", "controls": {"c": [1, 1, 1.01]}, "ledger": path}
+    bundle = displayed(monkeypatch, "svmax.recall", [1, 1.1, 0.9], **arguments)
+    results = claims.collect([notebook(tmp_path / "03_svmax.ipynb", bundle)], path)
+    counted = (
+        "1 effects: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested"
+    )
+    text = ledger_table(results, ledger=path)
+    lines = text.splitlines()
+    assert re.split(" {2,}", lines[1])[:3] == ["svmax.recall", "supported, provisional", "(✔) – – –"]
+    assert re.split(" {2,}", lines[2])[:3] == ["svmax.bound", "not run", "– – – –"]
+    assert f"{counted}; 0 of 1 identities hold." in text
+    page = results_markdown(results, (), {"03": "Chapter 3 · SVMax"}, ledger=path)
+    row = (
+        "| [SVMax helps](#svmax.recall) | **supported, provisional** +1.000 [+0.752, +1.248] points, "
+        "3 seeds, laptop | yes, controls beaten: 1 | (✔) – – – |"
+    )
+    assert row in page.splitlines()
+    assert "| [a \\| bound](#svmax.bound) | **not run**  |  | – – – – |" in page.splitlines()
+    assert re.findall("(?m)^##+ (.*)", page) == [
+        "Chapter 3 · SVMax",
+        '<a id="svmax.recall"></a>SVMax raises recall',
+        '<a id="svmax.bound"></a>SVMax raises recall',
+        "Where these numbers come from",
+    ]
+    assert "- **Setting:** digits \\| birds\n" in page
+    assert "- **Published:** 3.1 (CUB, ResNet-50)\n" in page
+    assert "- **Measure:** Recall@1, with minus without [points; counts from +0.5]\n" in page
+    assert "- **Lead over c:** beaten: +1.003 [+0.989, +1.018]\n" in page
+    assert "| laptop | 03\\_svmax.ipynb | 2026-01-02T03:04:05+00:00 | CPU (2 cores) | unknown |" in page
+    assert "This copy's own run" not in page
+    own = results_markdown([], own=results, ledger=path)
+    assert "| – – – – | supported +1.000 [+0.752, +1.248] points, 3 seeds |\n" in own
+
+
+def test_without_measurements_all_is_not_run(ledger: Path) -> None:
     page = results_markdown([], ledger=ledger)
-    assert page.count("- **Verdict:** not run here") == 2
+    assert page.count("- **Verdict:** not run\n") == 2
     assert "## Chapter 3\n" in page
     assert "Where these numbers come from" not in page
 
@@ -354,5 +367,41 @@ def test_table_without_measurements_is_all_not_run(ledger: Path) -> None:
 def test_texts_of_a_claim_cannot_become_markdown(tmp_path: Path) -> None:
     path = write(tmp_path / "claims.yaml", [{**EFFECT, "claim": "*a* < `b`\n# c", "source": "<b>x_1</b>"}])
     page = results_markdown([], ledger=path)
-    assert "### \\*a\\* \\< \\`b\\` # c\n" in page
+    assert "\\*a\\* \\< \\`b\\` # c\n" in page
     assert "- **Source:** \\<b>x\\_1\\</b>\n" in page
+
+
+def test_the_readme_says_every_verdict_in_words(tmp_path: Path) -> None:
+    rows = [
+        {**EFFECT, "id": "a", "short": "first"},
+        {**EFFECT, "id": "b", "short": "second", "refuting": ["rival"]},
+        {**EFFECT, "id": "c", "short": "third", "gate": "has learned"},
+        {**EFFECT, "id": "d", "short": "fourth", "chapter": "04"},
+        {**EFFECT, "id": "e", "short": "fifth", "chapter": "04", "direction": "less"},
+        {**IDENTITY, "chapter": "04"},
+        {**WHOLE, "id": "w", "short": "the whole", "components": ["d", "e"], "chapter": "04"},
+    ]
+    path = write(tmp_path / "claims.yaml", rows)
+    low, high = Paired([-1.0, -1.1, -0.9]), Paired([1.0, 1.1, 0.9])
+    measured = [
+        Measurement("a", "x", Paired([0.5, 2.0, -1.0])),
+        Measurement("b", "x", high, controls={"rival": Paired([0.0, 0.1, -0.1])}),
+        Measurement("c", "x", low),
+        Measurement("d", "x", high),
+        Measurement("e", "x", low),
+        Measurement("svmax.bound", "x", violation=1.0),
+    ]
+    results = [claims.Result(m, "n.ipynb", {}) for m in measured]
+    first, third, fourth, count = readme_block(results, (), {"03": "Chapter 3 · X: y"}, ledger=path).split(
+        "\n\n"
+    )
+    assert "](reproduce/forest.svg)" in first
+    assert third == (
+        "**Chapter 3 · X.** Provisionally supported: second (but rival explains it). Inconclusive: first. "
+        "Not tested: third."
+    )
+    assert fourth == "**Chapter 4.** Provisionally supported: the whole. Identities: 0 of 1 hold."
+    assert count == (
+        "**4 effects: 2 supported (1 explained by a control), 0 contradicted, 1 inconclusive, 1 not tested; "
+        "0 of 1 identities hold.**\n"
+    )

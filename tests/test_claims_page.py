@@ -3,63 +3,101 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from helpers.chapters.run import stored_reports
 from helpers.claims import recording as claims
-from helpers.claims.figure import claim_figure
-from helpers.claims.ledger import VERDICTS, Claim, Measurement, Result, load_ledger, paired_interval
-from helpers.claims.page import SIGNS, STYLE, claims_page
+from helpers.claims.figure import claim_figure, forest_figure, forest_svg
+from helpers.claims.ledger import load_ledger
+from helpers.claims.measurement import Measurement, Result
+from helpers.claims.page import claims_page
+from helpers.claims.report import SIGNS
+from helpers.claims.standing import standings
+from helpers.claims.verdict import VERDICTS
+from helpers.experiments.comparison import Paired
 from helpers.files import find_chapters
+from helpers.plotting import PALETTE
 
 ROW = {
     "id": "gain",
     "chapter": "03",
+    "short": "it helps <b>",
     "claim": "It helps a < b & <script>",
     "source": "Paper, table 2",
     "published": {"value": 3.1, "setting": "CUB, ResNet-50"},
     "measure": "recall, with minus without",
     "kind": "effect",
     "direction": "greater",
-    "tolerance": 0.5,
+    "smallest": 0.5,
     "unit": "points",
     "thesis_setting": "CUB",
+    "refuting": ["weak", "strong"],
 }
-IDENTITY = {**{k: v for k, v in ROW.items() if k != "direction"}, "kind": "identity", "tolerance": 1e-5}
+IDENTITY = {
+    **{k: v for k, v in ROW.items() if k not in ("direction", "smallest", "refuting")},
+    "kind": "identity",
+    "tolerance": 1e-5,
+}
+WHOLE = {k: v for k, v in ROW.items() if k not in ("direction", "smallest", "unit", "refuting")} | {
+    "id": "whole",
+    "kind": "composite",
+    "components": ["gain", "none"],
+}
 EFFECTS = [1.0, 1.2, 0.8]
 ARMS = {"without": [70.0, 71.0, 72.0], "with <it>": [71.0, 72.2, 72.8]}
-CONTROLS = {"weak": [2.0, 2.1, 1.9], "strong": [1.0, -1.0, 0.1]}
+CONTROLS = {"weak": [2.0, 2.1, 1.9], "strong": [0.0, -0.1, 0.2], "other": [1.0, -1.0, 0.1]}
+GAIN = Measurement("gain", "digits", EFFECTS, summaries=ARMS, controls=CONTROLS, note="A note.")
+
+
+def write(folder: Path, *rows: dict[str, Any]) -> Path:
+    (folder / "claims.yaml").write_text(yaml.safe_dump(list(rows)))
+    return folder / "claims.yaml"
+
+
+def kept(tier: str, *measurements: Measurement) -> SimpleNamespace:
+    return SimpleNamespace(
+        tier=tier, claims={m.claim_id: asdict(m) for m in measurements}, chapter="03", command="make study",
+        parameters={"seed": 100}, plan_committed=True, date="2026-02-03", device="another device",
+        wall_seconds=600.0, versions={},
+    )  # fmt: skip
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> BeautifulSoup:
-    rows = [
-        {**IDENTITY, "id": "later", "chapter": "04", "published": None},
-        ROW,
-        {**ROW, "id": "none", "published": None},
-        {**IDENTITY, "id": "holds"},
-    ]
-    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(rows))
+    later = {**IDENTITY, "id": "later", "chapter": "04", "published": None}
+    none = {**ROW, "id": "none", "published": None, "refuting": []}
+    ledger = write(tmp_path, later, ROW, none, {**IDENTITY, "id": "holds"}, WHOLE)
     stamp = {"date": "2026-01-02", "device": "a device", "versions": {"torch": "2.14.1"}}
-    results = [
-        Result(measurement, "03_c.ipynb", stamp)
-        for measurement in (
-            Measurement("gain", "digits", EFFECTS, summaries=ARMS, controls=CONTROLS, note="A note."),
-            Measurement("none", "digits", [1.0, -1.0, 0.1]),
-            Measurement("holds", "any batch", violation=1e-7),
-        )
-    ]
+    found = (
+        GAIN,
+        Measurement("none", "digits", [1.0, -1.0, 0.1]),
+        Measurement("holds", "any batch", violation=1e-7),
+    )
+    study = kept("study", Measurement("none", "longer", [-1.0, -1.1, -0.9, -1.0, -1.2, -1.05]))
     text = claims_page(
-        results, titles={"03": "Chapter 3 · X"}, pages={"03": "03_c.html"}, ledger=tmp_path / "claims.yaml"
+        [Result(measurement, "03_c.ipynb", stamp) for measurement in found],
+        [study],
+        titles={"03": "Chapter 3 · X"},
+        pages={"03": "03_c.html"},
+        own=[Result(Measurement("none", "digits", [1.0, 1.1, 0.9]), "03_c.ipynb", {})],
+        ledger=ledger,
     )
     return BeautifulSoup(text, "html.parser")
+
+
+def words(tag: Any) -> str:
+    return " ".join(tag.get_text(" ").split())
 
 
 def test_the_page_fetches_nothing_and_every_link_inside_leads_somewhere(page: BeautifulSoup) -> None:
@@ -73,55 +111,74 @@ def test_the_page_fetches_nothing_and_every_link_inside_leads_somewhere(page: Be
     assert page.html["lang"] == "en"
     headings = [tag.get_text() for tag in page.find_all(["h1", "h2"])]
     assert headings[1:] == ["Chapter 3 · X", "Chapter 4", "Where these numbers come from"]
+    labels = [tag["aria-labelledby"] for tag in page.find_all(attrs={"aria-labelledby": True})]
+    assert set(labels) <= set(ids)
 
 
 def test_every_claim_has_its_verdict_in_words_its_numbers_and_its_plot(page: BeautifulSoup) -> None:
     articles = {a["aria-labelledby"]: a for a in page.find_all("article")}
-    assert list(articles) == ["gain", "none", "holds", "later"]
-    verdicts = {i: " ".join(a.select_one(".verdict").get_text().split()) for i, a in articles.items()}
-    assert verdicts == {
-        "gain": "↗ same direction",
-        "none": "✘ not reproduced",
-        "holds": "✔ reproduced",
-        "later": "– not run here",
+    assert list(articles) == ["gain", "none", "holds", "whole", "later"]
+    assert {i: words(a.select_one(".verdict")) for i, a in articles.items()} == {
+        "gain": "✔ supported, provisional",
+        "none": "✘ contradicted (reversed), provisional",
+        "holds": "✔✔ reproduced",
+        "whole": "✘ contradicted, provisional",
+        "later": "– not run",
     }
     gain = articles["gain"]
     assert gain.h3.get_text() == "It helps a < b & <script>"
-    lines = {tr.th.get_text(): tr.td.get_text() for tr in gain.select(".lines tr")}
+    lines = {words(tr.th): words(tr.td) for tr in gain.select(".lines tr")}
     assert lines["Published"] == "3.1 (CUB, ResNet-50)"
-    assert lines["Here"] == "digits"
-    assert lines["Result"].startswith("Mean effect +1 [+0.503, +1.5] points over 3 seeds")
-    assert lines["with <it>"] == "72 ± 0.92 over seeds"
-    assert lines["Controls"] == "NOT beaten"
+    assert lines["Laptop"].startswith("supported, provisional: +1.000 [+0.503, +1.497] points, 3 seeds")
+    assert lines["Setting"] == "digits"
+    assert lines["Arms, mean ± sd over seeds"] == "without 71 ± 1; with <it> 72 ± 0.92"
+    assert lines["Lead over weak"].startswith("beaten: +2.000")
+    assert lines["Lead over strong"].startswith("explains it: +0.033")
+    assert lines["Lead over other"].startswith("for comparison: +0.033")
     assert lines["Note"] == "A note."
-    assert "Published" in articles["later"].get_text()
     assert "no verified figure" in articles["later"].get_text()
+    both = [words(tr) for tr in articles["none"].select(".lines tr")]
+    assert both[0].startswith("Study contradicted (reversed), provisional: -1.042")
+    assert any(line.startswith("Laptop inconclusive: +0.033") for line in both)
+    assert "gain supported" in [words(tr) for tr in articles["whole"].select(".lines tr")]
     alts = {i: [img["alt"] for img in a.find_all("img")] for i, a in articles.items()}
-    assert {i: len(found) for i, found in alts.items()} == {"gain": 1, "none": 1, "holds": 1, "later": 0}
-    assert "[+0.503, +1.5] points over 3 seeds" in alts["gain"][0]
-    assert "does not beat strong" in alts["gain"][0]
-    assert "Violation 1e-07, at most the tolerance 1e-05" in alts["holds"][0]
+    assert {i: len(found) for i, found in alts.items()} == {
+        "gain": 1, "none": 1, "holds": 1, "whole": 0, "later": 0,
+    }  # fmt: skip
+    assert "effect, Laptop +1.000 [+0.503, +1.497]" in alts["gain"][0]
+    assert "over strong: explains it +0.033" in alts["gain"][0]
+    assert "violation 1e-07, allowed up to 1e-05" in alts["holds"][0]
 
 
 def test_the_overview_is_a_real_table_with_a_row_for_each_claim(page: BeautifulSoup) -> None:
+    lead = words(page.select_one(".lead"))
+    assert lead == (
+        "1 effects: 0 supported (0 explained by a control), 1 contradicted, 0 inconclusive, 0 not tested; "
+        "1 of 2 identities hold."
+    )
     table = page.select_one("table.overview")
     assert all(th["scope"] == "col" for th in table.thead.find_all("th"))
     rows = [tr for tr in table.select("tbody tr") if tr.td]
-    assert [tr.th["scope"] for tr in rows] == ["row"] * 4
-    cells = [" ".join(td.get_text().split()) for td in rows[0].find_all("td")]
-    assert cells == [
-        "↗ same direction",
-        "+1.00 (+0.50 to +1.50) points, 3 seeds",
-        "beats weak; does not beat strong",
-        "3.1CUB, ResNet-50",  # two lines on the page
+    assert [tr.th["scope"] for tr in rows] == ["row"] * 5
+    assert [words(td) for td in rows[0].find_all("td")] == [
+        "✔ supported, provisional +1.000 [+0.503, +1.497] points, 3 seeds, laptop",
+        "no, strong explains it",
+        "Laptop: supported, provisional (✔) Study: not run – Real images: not run – GPU: not run –",
+        "not run",
     ]
-    assert [tr.find_all("td")[1].get_text() for tr in rows[2:]] == ["holds to 1e-05", ""]
-    assert "2026-01-02 a device torch 2.14.1" in " ".join(page.get_text(" ").split())
+    assert words(rows[1].find_all("td")[0]).startswith("✘ contradicted (reversed), provisional -1.042")
+    assert words(rows[1].find_all("td")[3]) == "supported +1.000 [+0.752, +1.248] points, 3 seeds"
+    assert words(rows[2].find_all("td")[0]) == "✔✔ reproduced violation 1e-07 of 1e-05 allowed, laptop"
+    assert words(rows[3].find_all("td")[0]).endswith("components: 1 supported, 1 contradicted")
+    text = words(page.select("table")[-1])
+    assert "laptop 03_c.ipynb 2026-01-02 a device unknown torch 2.14.1" in text
+    assert "study make study 2026-02-03 another device 10 min unknown" in text
 
 
 def test_a_verdict_is_readable_without_colour_and_its_colours_have_contrast() -> None:
     assert set(SIGNS) == set(VERDICTS)
     assert len(set(SIGNS.values())) == len(VERDICTS)
+    style = (files("helpers.claims") / "templates" / "page.css").read_text()
 
     def luminance(colour: str) -> float:
         parts = np.array([int(colour[i : i + 2], 16) for i in (0, 2, 4)]) / 255
@@ -130,11 +187,11 @@ def test_a_verdict_is_readable_without_colour_and_its_colours_have_contrast() ->
 
     for verdict in VERDICTS:
         rule = rf"\.{verdict.replace(' ', '-')} {{ color: #(\w{{6}}); background: #(\w{{6}});"
-        ink, ground = re.search(rule, STYLE).groups()
+        ink, ground = re.search(rule, style).groups()
         assert (luminance(ground) + 0.05) / (luminance(ink) + 0.05) >= 4.5
 
 
-# ---- the plots
+# ---- the plot of a claim
 
 
 def dots(figure: Figure, axes: int) -> list[list[float]]:
@@ -142,48 +199,64 @@ def dots(figure: Figure, axes: int) -> list[list[float]]:
     return [list(line.get_xdata()) for line in figure.axes[axes].lines if line.get_marker() == "o"]
 
 
-def effect(**changes: Any) -> tuple[Figure, str]:
-    measurement = Measurement("gain", "digits", EFFECTS, summaries=ARMS, controls=CONTROLS)
-    return claim_figure(Claim(**{**ROW, **changes}), measurement)
+def names(figure: Figure, axes: int) -> list[str]:
+    return [" ".join(t.get_text().split()) for t in figure.axes[axes].get_yticklabels()]
 
 
-def test_the_plot_of_an_effect_shows_the_recorded_numbers() -> None:
-    figure, _ = effect()
+def drawn(
+    folder: Path, row: dict[str, Any], measurement: Measurement, *evidences: SimpleNamespace
+) -> tuple[Figure, str] | None:
+    found = [Result(measurement, "n.ipynb", {})] if measurement else []
+    return claim_figure(standings(found, evidences, ledger=write(folder, row))[0])
+
+
+def test_the_plot_of_an_effect_shows_the_recorded_numbers(tmp_path: Path) -> None:
+    figure, _ = drawn(tmp_path, ROW, GAIN)
     assert dots(figure, 0) == list(ARMS.values())
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(ARMS)
+    assert names(figure, 0) == list(ARMS)
     assert dots(figure, 1) == [EFFECTS, *CONTROLS.values()]
-    names = [" ".join(t.get_text().split()) for t in figure.axes[1].get_yticklabels()]
-    assert names == ["the effect", "over weak: beaten", "over strong: not beaten"]
+    assert names(figure, 1) == [
+        "effect, Laptop", "over weak: beaten", "over strong: explains it", "over other: for comparison",
+    ]  # fmt: skip
     bands = [(p.get_x(), p.get_x() + p.get_width()) for p in figure.axes[1].patches]
-    intervals = [paired_interval(values) for values in (EFFECTS, *CONTROLS.values())]
+    intervals = [Paired(values).interval() for values in (EFFECTS, *CONTROLS.values())]
     assert bands == [pytest.approx((i.low, i.high)) for i in intervals]
-    hollow = [
-        line.get_markerfacecolor() == "white" for line in figure.axes[1].lines if len(line.get_xdata()) == 3
-    ]
-    assert hollow == [False, False, True]
+    colours = [to_hex(p.get_facecolor()) for p in figure.axes[1].patches]
+    assert colours == [PALETTE[name].lower() for name in ("blue", "blue", "orange", "grey")]
+
+
+def test_kept_evidence_is_solid_and_stands_above_the_laptop_run(tmp_path: Path) -> None:
+    study = Measurement("gain", "longer", [1.0, 1.1, 1.2, 0.9], controls={"weak": [0.3, 0.2, 0.1, 0.4]})
+    figure, _ = drawn(tmp_path, ROW, GAIN, kept("study", study))
+    assert names(figure, 0) == ["effect, Study", "effect, Laptop", "over weak: beaten"]
+    assert dots(figure, 0) == [study.effects.effects, EFFECTS, study.controls["weak"].effects]
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in lines] == [False, True, False]
 
 
 @pytest.mark.parametrize(
-    ("changes", "lines", "label"),
+    ("direction", "lines", "label"),
     [
-        ({}, [0, 0.5], "points; counts from +0.5 (dashed)"),
-        ({"direction": "less"}, [0, -0.5], "points; counts from -0.5 (dashed)"),
-        ({"tolerance": 0}, [0], "points; counts when greater than 0"),
+        ("greater", [0, 0.5], "points; counts from +0.5 (dashed)"),
+        ("less", [0, -0.5], "points; counts from -0.5 (dashed)"),
     ],
 )
 def test_zero_and_the_smallest_effect_that_counts_are_drawn(
-    changes: dict[str, Any], lines: list[float], label: str
+    tmp_path: Path, direction: str, lines: list[float], label: str
 ) -> None:
-    axes = effect(**changes)[0].axes[1]
+    axes = drawn(tmp_path, {**ROW, "direction": direction}, GAIN)[0].axes[1]
     assert [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2] == lines
     assert axes.get_xlabel() == label
 
 
-def test_without_arms_only_the_differences_are_drawn() -> None:
-    figure, alt = claim_figure(Claim(**ROW), Measurement("gain", "digits", EFFECTS))
+def test_without_arms_or_spread_or_a_run(tmp_path: Path) -> None:
+    figure, alt = drawn(tmp_path, {**ROW, "refuting": []}, Measurement("gain", "digits", [1.0, 1.0, 1.0]))
     assert len(figure.axes) == 1
-    assert dots(figure, 0) == [EFFECTS]
+    assert dots(figure, 0) == [[1.0, 1.0, 1.0]]
+    assert len(figure.axes[0].patches) == 0  # no interval is known
     assert "Mean of each arm" not in alt
+    assert "+1.000 [unknown, unknown]" in alt
+    assert drawn(tmp_path, ROW, None) is None
 
 
 @pytest.mark.parametrize(
@@ -195,9 +268,11 @@ def test_without_arms_only_the_differences_are_drawn() -> None:
         (0.0, 0.0, "<", "exactly 0"),
     ],
 )
-def test_the_number_line_of_an_identity(violation: float, tolerance: float, shape: str, text: str) -> None:
-    row = Claim(**{**IDENTITY, "tolerance": tolerance})
-    (axes,) = claim_figure(row, Measurement("gain", "x", violation=violation))[0].axes
+def test_the_number_line_of_an_identity(
+    tmp_path: Path, violation: float, tolerance: float, shape: str, text: str
+) -> None:
+    row = {**IDENTITY, "tolerance": tolerance}
+    (axes,) = drawn(tmp_path, row, Measurement("gain", "x", violation=violation))[0].axes
     (point,) = [line for line in axes.lines if line.get_marker() not in ("None", "")]
     assert point.get_marker() == shape
     assert [t.get_text() for t in axes.texts] == [text]
@@ -210,11 +285,55 @@ def test_the_number_line_of_an_identity(violation: float, tolerance: float, shap
         assert [p.get_x() + p.get_width() for p in axes.patches] == [pytest.approx(tolerance)]
 
 
+# ---- the forest plot
+
+
+def test_the_forest_shows_every_effect_in_multiples_of_what_counts(tmp_path: Path) -> None:
+    less = {**ROW, "id": "less", "short": "it saves", "direction": "less", "smallest": 0.25, "refuting": []}
+    unseen = {**ROW, "id": "unseen", "short": "never run"}
+    undecided = {**ROW, "id": "none", "short": "it may", "refuting": []}
+    whole = {**WHOLE, "components": ["gain", "less"]}
+    ledger = write(tmp_path, ROW, {**IDENTITY, "id": "holds"}, less, unseen, whole, undecided)
+    saved = Paired.of(np.random.default_rng(0).normal(-0.5, 0.1, (8, 1000)), redrawn=True)
+    noise = Paired([1.0, -1.0, 0.2])
+    found = (GAIN, Measurement("holds", "x", violation=0.0), Measurement("none", "x", noise))
+    results = [Result(m, "n.ipynb", {}) for m in found]
+    study = kept("study", Measurement("less", "x", saved))
+    axes = forest_figure(standings(results, [study], ledger=ledger), {"03": "Chapter 3 · X: y"}).axes[0]
+    assert [text.get_text() for text in axes.texts] == [
+        "Chapter 3 · X", "it helps <b>", "✔ supported, but explained", "it saves", "✔ supported",
+        "it may", "? inconclusive",
+    ]  # fmt: skip
+    gain, saves = Paired(EFFECTS).interval(), saved.interval()
+    whiskers = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "None"]
+    assert [line[0] for line in whiskers[:2]] == [0, 1]
+    assert whiskers[2] == pytest.approx([gain.low / 0.5, gain.high / 0.5])
+    assert sorted(whiskers[3]) == pytest.approx([-saves.high / 0.25, -saves.low / 0.25])
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == pytest.approx(
+        [gain.mean / 0.5, -saves.mean / 0.25, np.mean(noise.effects) / 0.5]
+    )
+    assert [line.get_color() for line in points] == [PALETTE[name] for name in ("grey", "blue", "grey")]
+    assert [line.get_markerfacecolor() == "white" for line in points] == [
+        True,
+        False,
+        True,
+    ]  # provisional, firm, open
+    svg = forest_svg(results, [study], ledger=ledger)
+    assert svg == forest_svg(results, [study], ledger=ledger)
+    assert "<dc:date>" not in svg
+    assert svg.count("<text") == 0  # glyphs are drawn, whatever fonts the reader has
+
+
 # ---- the project's own claims
 
 
 def test_the_stored_reports_are_current() -> None:
-    stale = [path.name for path, text in stored_reports().items() if path.read_text(encoding="utf-8") != text]
+    stale = [
+        path.name
+        for path, text in stored_reports().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
     assert stale == [], "run: python -m helpers.chapters report"
 
 

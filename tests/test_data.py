@@ -509,6 +509,7 @@ def test_real_birds():
         *(("digits", {"size": s}, "size=.*8 to 1024") for s in (0, -1, 7, 1025, 12.5, "64", True)),
         ("digits", {"channels": 2}, "channels=2, expected 1 or 3"),
         ("cub", {"channels": 1}, "channels=1, expected 3"),
+        ("folder:x", {"channels": 2}, "channels=2, expected 1 or 3"),
         *(("digits", {"seed": s}, "seed=") for s in (-1, 0.5, None)),
         *(("digits", {"test_share": s}, "test_share=") for s in (0, 1, float("nan"))),
         *(("digits", {"val_share": s}, "val_share=") for s in (-0.1, 1, float("nan"))),
@@ -675,7 +676,19 @@ def test_hidden_files_and_litter_are_passed_over(tmp_path):
         (lambda f: shutil.rmtree(f / "train"), "there is no folder train/"),
         (lambda f: (shutil.rmtree(f / "train"), (f / "train").mkdir()), "train/ holds no class folder"),
         (lambda f: (f / "train" / "dog").mkdir(), "class folders without images: train/dog"),
-        (lambda f: (f / "train" / "bee" / "notes.txt").write_text("x"), "move away train/bee/notes.txt"),
+        (
+            lambda f: (f / "train" / "bee" / "notes.txt").write_text("x"),
+            "move away train/bee/notes.txt. Images",
+        ),
+        (
+            lambda f: (f / "train" / "bee" / "a.heic").write_text("x"),
+            "move away train/bee/a.heic. Images end in",
+        ),
+        (lambda f: (f / "val").write_text("x"), "there is no folder val/"),
+        (
+            lambda f: (f / "test" / "bee" / "all").symlink_to(f / "test"),
+            "test/bee/all is a link to a folder that",
+        ),
         (lambda f: photo(f / "train" / "loose.jpg"), "move away train/loose.jpg"),
         (lambda f: shutil.rmtree(f / "test" / "bee"), "train/ and test/ differ in these class folders: bee"),
         (
@@ -699,6 +712,91 @@ def test_damaged_folders(tmp_path, damage, message):
     assert text.startswith("folder:sets: ")
     assert f"looked at {folder}" in text
     assert "load_dataset('birds')" in text
+
+
+@pytest.mark.parametrize("inside", ["", "train", "train/bee", "test/ant/more"])
+def test_a_folder_that_cannot_be_listed_is_refused_by_name(tmp_path, monkeypatch, inside):
+    """As chmod 000 does; the tests may run as root, whom nothing stops."""
+    folder = make_folder(tmp_path / "sets")
+    photo(folder / "test" / "ant" / "more" / "0.jpg")
+    closed = os.path.normpath(folder / inside)
+
+    def listing(real):
+        def call(path="."):
+            if os.fspath(path) == closed:
+                raise PermissionError(13, "Permission denied", closed)
+            return real(path)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("scandir", "listdir"):
+            patch.setattr(os, name, listing(getattr(os, name)))
+        with pytest.raises(DatasetError, match=f"Permission denied.*{closed}|{closed} cannot be listed"):
+            load_dataset(f"folder:{folder}", size=8)
+    assert len(load_dataset(f"folder:{folder}", size=8).test) == 13
+
+
+def test_a_class_folder_whose_name_is_no_text_is_refused_by_name(tmp_path):
+    folder = make_folder(tmp_path / "sets")
+    for part in ("train", "test"):
+        try:
+            os.rename(folder / part / "bee", os.fsencode(folder / part) + b"/caf\xe9")
+        except OSError:
+            pytest.skip("this file system wants names in UTF-8")
+    text = refused(f"folder:{folder}", size=8, untouched=folder)
+    assert r"the name of the class folder caf\xe9 is no UTF-8; rename it" in text
+    assert text.encode()
+
+
+def test_a_folder_or_photo_whose_name_is_no_text_is_named_in_text(tmp_path):
+    folder = make_folder(tmp_path / "sets")
+    try:
+        os.rename(folder / "train" / "bee" / "0.jpg", os.fsencode(folder / "train" / "bee") + b"/\xe9.jpg")
+        os.rename(folder, os.fsencode(tmp_path) + b"/\xe9")
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")
+    assert load_dataset(f"folder:{odd}", size=8).train.name == r"folder:\xe9/train"
+    for path in Path(odd, "train", "bee").iterdir():
+        cut(path)
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(f"folder:{odd}", size=8)
+    assert r"\xe9/train/bee/1.jpg" in str(caught.value).encode().decode()
+
+
+def test_names_of_classes_are_compared_in_one_normal_form(tmp_path):
+    composed, decomposed = "M\u00f6we", "Mo\u0308we"
+    folder = make_folder(tmp_path / "sets", classes=("ant", composed), parts=("train",))
+    make_folder(folder, classes=("ant", decomposed), parts=("test",))
+    parts = load_dataset(f"folder:{folder}", size=8)
+    assert parts.train.class_names == parts.test.class_names == [composed, "ant"]
+    assert torch.bincount(parts.test.labels).tolist() == [4, 4]
+    make_folder(folder, classes=(decomposed,), parts=("train",))
+    if len(os.listdir(folder / "train")) == 3:  # else the file system itself takes both for one name
+        with pytest.raises(DatasetError, match=f"two class folders that read {composed}; rename one"):
+            load_dataset(f"folder:{folder}", size=8)
+
+
+def test_grey_and_other_formats_in_a_folder(tmp_path):
+    """`channels=1` reads grey, also from colour; on disk and in memory alike, and as colour again."""
+    for part in ("train", "test"):
+        for suffix in ("gif", "jfif", "png"):
+            photo(tmp_path / "sets" / part / "grey" / f"a.{suffix}", 60).rename(
+                tmp_path / "sets" / part / "grey" / f"a.{suffix.upper()}"
+            )
+        colour = tmp_path / "sets" / part / "red"
+        colour.mkdir()
+        for i in range(3):
+            Image.new("RGB", (16, 16), (255, 0, 0)).save(colour / f"{i}.bmp")
+    for limit in (10**9, 10):
+        test = load_dataset(f"folder:{tmp_path / 'sets'}", size=8, channels=1, memory_limit=limit).test
+        assert test.image_shape == (1, 8, 8)
+        assert (test[3:][0] == 76 / 255).all()  # .299 of red
+        assert torch.equal(test.as_colour()[:][0], test[:][0].expand(-1, 3, -1, -1))
+        assert (
+            load_dataset(f"folder:{tmp_path / 'sets'}", size=8, memory_limit=limit).test.image_shape[0] == 3
+        )
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.8, 0.95])

@@ -520,9 +520,11 @@ class Exercise:
 
 
 def exercises() -> Iterator[Exercise]:
-    """The exercises of every notebook."""
+    """The exercises of every notebook whose solutions stand in place."""
     for path in committed_notebooks():
         cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        if any("solution" in c.metadata.get("tags", []) for c in cells):
+            continue  # empty stubs with folded solutions: test_folded_exercises.py
         for i, cell in enumerate(cells[:-1]):
             if "### BEGIN SOLUTION" in cell.source:
                 earlier = [c.source for c in cells[:i]]

@@ -1,12 +1,14 @@
-"""Chapters are found by any of their names; a file is written whole or not at all."""
+"""Chapters found by any of their names; YAML in decimal; a file written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from small_notebooks import notebook, project
 
 from helpers import files
@@ -24,6 +26,42 @@ def test_chapters_are_found_by_number_stem_and_path(tmp_path: Path) -> None:
         assert files.find_chapter(name, root) == third
     with pytest.raises(ChapterError, match="chapter '04' names 0 notebooks; there are: 03_c, 11_c"):
         files.find_chapter("04", root)
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = project(tmp_path, c03=notebook())
+
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(PermissionError, match="notebooks"):
+        files.find_chapters(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("-0100", -100),
+        ("1e-3", 0.001),
+        ("2.5E+1", 25.0),
+        ("{seed: 012, rates: [.5, 1]}", {"seed": 12, "rates": [0.5, 1]}),
+        ("[true, null, ~, '010', 0x1F, 0o17, 1:30, yes, 1_000, 2026-01-02]",
+         [True, None, None, "010", "0x1F", "0o17", "1:30", "yes", "1_000", "2026-01-02"]),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_yaml_numbers_are_decimal_and_nothing_else_is_a_number(text: str, value: Any) -> None:
+    assert repr(files.read_yaml(text)) == repr(value)
+
+
+def test_yaml_with_a_key_twice_is_refused() -> None:
+    for text in ("{a: 1, a: 2}", "x:\n  b: 1\n  b: 1\n"):
+        with pytest.raises(yaml.YAMLError, match="appears twice"):
+            files.read_yaml(text)
 
 
 def test_titles_are_first_headings_outside_code(tmp_path: Path) -> None:
@@ -71,3 +109,14 @@ def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
         files.write_atomically(path, {"not": "text"})
     assert path.read_text() == "by name"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_symbolic_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "a.pt", tmp_path / "disk" / "a.pt"
+    link.symlink_to(target)
+    for content in ("new", "newer"):  # first where the link leads to nothing yet
+        files.write_atomically(link, content)
+        assert link.is_symlink()
+        assert target.read_text() == content
+        assert list(target.parent.iterdir()) == [target]

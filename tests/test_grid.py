@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -23,13 +24,13 @@ from nbformat.v4 import new_output
 from small_notebooks import notebook, project
 
 from helpers import PROJECT_ROOT
-from helpers.chapters import grids as grid
-from helpers.chapters import run as chapters
-from helpers.chapters.grid_summary import write_summary
+from helpers.chapters import grid_run
+from helpers.chapters.command_line import main
+from helpers.chapters.grid_summary import _together, write_summary
 from helpers.chapters.grids import GridError, load_grid
 from helpers.chapters.parameters import ParameterError
 from helpers.claims import MIME
-from helpers.claims.ledger import paired_interval
+from helpers.experiments import Paired
 from helpers.files import ChapterError, find_chapters
 from helpers.provenance import STAMP, source_hash
 
@@ -59,7 +60,7 @@ note("end")
 print(seeds)"""
 LEDGER_ROW = {
     "id": "better", "chapter": "03", "claim": "c", "source": "s", "published": None, "measure": "m",
-    "kind": "effect", "direction": "greater", "tolerance": 0.1, "unit": "u", "thesis_setting": "t",
+    "kind": "effect", "direction": "greater", "smallest": 0.1, "unit": "u", "thesis_setting": "t",
     "refuting": ["rival"],
 }  # fmt: skip
 
@@ -88,7 +89,9 @@ def seeds_of(root: Path, what: str = "end") -> list[int]:
 
 
 def results(root: Path, name: str) -> list[str]:
-    return sorted(p.name.split("-")[0] for p in (root / "build" / "grids" / name / "cells").glob("*"))
+    """The cells that are complete."""
+    found = (root / "build" / "grids" / name / "cells").glob("*.ipynb")
+    return sorted(p.name.split("-")[0] for p in found if not p.stem.endswith((".part", ".failed")))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -100,25 +103,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.fixture
-def light(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes without torch and a grammar of IRIs: both take seconds to load, neither matters here."""
-    folder = tmp_path_factory.mktemp("light")
-    no = "class {0}:\n    is_available = staticmethod(lambda: False)\n"
-    (folder / "torch.py").write_text(
-        no.format("cuda") + "class backends:\n" + no.format("mps").replace("\n", "\n    ").join(["    ", ""])
-    )
-    (folder / "rfc3987_syntax.py").write_text("raise ImportError")
-    monkeypatch.setenv("PYTHONPATH", f"{folder}:{PROJECT_ROOT}")
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a cell must not take this from its surroundings
-
-
-@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts grids; ends what is left of them."""
     started: list[subprocess.Popen[str]] = []
 
     def run(root: Path, name: str, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "helpers.chapters.grids", "--root", str(root), "run", name, *more]
+        command = [sys.executable, "-m", "helpers.chapters", "--root", str(root), "grid", name, *more]
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, cwd=PROJECT_ROOT, start_new_session=True, **both))
         return started[-1]
@@ -159,7 +149,7 @@ def test_cells_are_all_combinations_and_refused_by_the_chapter_s_own_check(tmp_p
         ParameterError, match=r"bad\.yaml, cell .*unknown parameter 'rat': did you mean 'rate'"
     ):
         load_grid("bad", root)
-    assert grid.main(["--root", str(root), "run", "bad"]) == 2
+    assert main(["--root", str(root), "grid", "bad"]) == 2
     assert not (root / "build").exists()
 
 
@@ -172,9 +162,11 @@ def test_cells_are_all_combinations_and_refused_by_the_chapter_s_own_check(tmp_p
         ({"seed": []}, "'seed' must be a list"),
         ({"vary": {"rate": 0.1}}, "'vary' must be a mapping of non-empty lists"),
         ({"cpus": 0}, "'cpus' must be a whole number >= 1, got 0"),
+        ({"cpus": True}, "'cpus' must be a whole number >= 1, got True"),
+        ({"tier": "laptop"}, "'tier' must be study, real or gpu, got 'laptop'"),
         ({"gpus": 2}, "'gpus' must be 0 or 1: a chapter uses one device, got 2"),
         ({"hours": 0}, "'hours' must be a number > 0"),
-        ({"gpus": 1}, "'cost' must be a mapping with the keys"),
+        ({"about": " "}, "'about' must be text, got ' '"),
         ({"seed": [0, 2]}, "first seeds 0 and 2 overlap, a cell runs 3 seeds"),
         ({"seed": [0, 10], "vary": {"seeds": [3, 9]}, "set": {"seeds": 4}}, "sets 'seeds' twice"),
         ({"vary": {"rate": [0.1, 0.1]}}, "two cells have the parameters"),
@@ -187,35 +179,45 @@ def test_a_grid_that_cannot_be_meant_is_refused(tmp_path: Path, keys: dict[str, 
 
 def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = stub(tmp_path, g={}, h={"chapter": "07"})
-    with pytest.raises(GridError, match="no grid 'x' in reproduce/grids; there are: g, h"):
+    (root / "reproduce" / "grids" / "not_a_mapping.yaml").write_text("[1]")
+    with pytest.raises(GridError, match="no grid 'x' in reproduce/grids; there are: g, h, not_a_mapping"):
         load_grid("x", root)
-    assert grid.main(["--root", str(root), "check"]) == 1
+    assert main(["--root", str(root), "grid"]) == 1
     output = capsys.readouterr()
     assert "g: chapter 03, 2 cells; no GPU" in output.out
     assert "h: chapter '07' names 0 notebooks" in output.err
+    assert "not_a_mapping.yaml must hold a YAML mapping, got list" in output.err
+
+
+def test_numbers_of_a_grid_are_decimal_and_its_paths_start_in_the_project(tmp_path: Path) -> None:
+    root = stub(tmp_path)
+    parameters = PARAMETERS + '\ndataset: str = "birds"  # birds, or folder:PATH'
+    project(root, c03=notebook("print(dataset)", parameters=parameters))
+    text = 'chapter: "03"\nabout: A.\nseed: [010]\nset: {seeds: 07, rate: 1e-2, dataset: folder:data/mine}\n'
+    (root / "reproduce" / "grids" / "g.yaml").write_text(text)
+    (cell,) = load_grid("g", root).cells
+    assert cell.values == {"seed": 10, "seeds": 7, "rate": 0.01, "dataset": "folder:../data/mine"}
 
 
 def test_the_project_s_own_grids_pass_and_their_cost_is_what_they_say() -> None:
-    names = [p.stem for p in (PROJECT_ROOT / "reproduce" / "grids").glob("*.yaml")]
-    chapters_of_thesis = set()
-    for loaded in map(load_grid, names):
+    readme = (PROJECT_ROOT / "reproduce" / "grids" / "README.md").read_text(encoding="utf-8")
+    of_thesis = set()
+    for path in (PROJECT_ROOT / "reproduce" / "grids").glob("*.yaml"):
+        loaded = load_grid(path.stem)
+        if loaded.tier:
+            assert loaded.name == f"{loaded.chapter}_{loaded.tier}"
+            assert len(loaded.cells) == 1
+            assert loaded.seed[0] >= 100  # pilots have the seeds below
         if loaded.name.startswith("thesis_"):
-            chapters_of_thesis.add(loaded.chapter)
-        if loaded.gpus:
-            formula = re.sub(r"[^\d+*() ]", "", loaded.cost["formula"].replace("x", "*"))
-            assert eval(formula) == loaded.cost["steps"], loaded.name
-            assert f"{len(loaded.cells)} cells" in loaded.cost["formula"]
-            assert f"{loaded.cost['steps']:,}" in (PROJECT_ROOT / "reproduce/grids/README.md").read_text()
-    assert chapters_of_thesis == {path.name[:2] for path in find_chapters()}
-
-
-def test_gpu_hours_follow_from_measured_steps(tmp_path: Path) -> None:
-    cost = {"formula": "f", "steps": 7200, "seconds_per_step": None, "measured_on": "a GPU"}
-    root = stub(
-        tmp_path, g={"gpus": 1, "cost": cost}, h={"gpus": 1, "cost": cost | {"seconds_per_step": 0.5}}
-    )
-    assert "not measured on a GPU yet" in grid.gpu_hours(load_grid("g", root))
-    assert grid.gpu_hours(load_grid("h", root)) == "7,200 training steps, about 1 GPU hours (a GPU)"
+            of_thesis.add(loaded.chapter)
+            assert bool(loaded.cost) == bool(loaded.gpus)
+        if loaded.cost:
+            formula, steps = re.match(r"(.*) = ([\d,]+) training steps", loaded.cost).groups()
+            product = re.sub(r"[^\d+*() ]", "", formula.replace("x", "*"))
+            assert eval(product) == int(steps.replace(",", "")), loaded.name
+            assert f"{len(loaded.cells)} cells" in formula
+            assert steps in readme
+    assert of_thesis == {path.name[:2] for path in find_chapters()}
 
 
 # --- cells -----------------------------------------------------------------------------------------------
@@ -228,7 +230,8 @@ def test_a_complete_result_is_taken_and_any_other_is_not(
     source = source_hash(nbformat.read(root / "notebooks" / "03_c.ipynb", as_version=4))
     out, calls = root / "build" / "grids" / "g" / "cells" / "seed1-x.ipynb", []
 
-    def run_chapter(path: Path, values: dict[str, Any], *, out: Path, root: Path) -> None:
+    def run_chapter(path: Path, values: dict[str, Any], *, out: Path, typed_in: Path, root: Path) -> None:
+        assert typed_in == path.parent
         calls.append(values)
         if len(calls) == 3:
             raise ChapterError("broken")
@@ -236,27 +239,28 @@ def test_a_complete_result_is_taken_and_any_other_is_not(
         stamp = {"source_hash": source, "parameters": parameters}
         out.write_text(json.dumps({"cells": [], "metadata": {STAMP: stamp}}))
 
-    monkeypatch.setattr(chapters, "run_chapter", run_chapter)
-    for name in (*grid.THREAD_CAPS, "CUDA_VISIBLE_DEVICES"):
+    monkeypatch.setattr(grid_run, "run_chapter", run_chapter)
+    for name in (*grid_run.THREAD_CAPS, "CTG_WORKERS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr(grid_run, "gpu_devices", lambda: ["0"])
 
-    def cell(source: str = source, **values: Any) -> None:
-        grid.run_cell("03", values, out, cpus=2, gpus=0, source=source, root=root)
+    def cell(source: str = source, gpus: int = 0, **values: Any) -> None:
+        grid_run.run_cell("03", values, out, cpus=2, gpus=gpus, source=source, root=root)
 
     cell(seed=1)
-    assert os.environ["OMP_NUM_THREADS"] == os.environ["CTG_WORKERS"] == "2"
-    out.unlink()  # as Snakemake does before it starts a job again
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["CTG_WORKERS"]) == ("1", "2")
+    os.utime(out, (0, 0))
     cell(seed=1)
-    assert out.is_file()
+    assert out.stat().st_mtime > 0  # Snakemake must see that this attempt has a result
     assert calls == [{"seed": 1}]
-    cell(seed=2)
+    cell(seed=2, gpus=1)
+    assert os.environ["OMP_NUM_THREADS"] == os.environ["CTG_WORKERS"] == "2"
     assert calls == [{"seed": 1}, {"seed": 2}]
-    leftover = out.parent.parent / "work" / "seed1-x.12345678.part.ipynb"
+    leftover = out.with_name("seed1-x.12345678.part.ipynb")
     leftover.write_text("{")
     with pytest.raises(ChapterError, match="broken"):
         cell(seed=3)
     assert not leftover.exists()
-    assert (out.parent.parent / "work" / "seed1-x.error").read_text() == "broken\n"
     nb = nbformat.read(root / "notebooks" / "03_c.ipynb", as_version=4)
     nb.cells[2].source += "\n1"
     nbformat.write(nb, root / "notebooks" / "03_c.ipynb")
@@ -265,23 +269,22 @@ def test_a_complete_result_is_taken_and_any_other_is_not(
     source = source_hash(nb)
     cell(source, seed=2)
     assert calls == [{"seed": 1}, {"seed": 2}, {"seed": 3}, {"seed": 2}]  # kept for the earlier chapter
-    assert not (out.parent.parent / "work" / "seed1-x.error").exists()
 
 
 def test_each_cell_has_a_device_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(grid, "gpu_devices", lambda: ["0", "3"])
+    monkeypatch.setattr(grid_run.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(grid_run, "gpu_devices", lambda: ["0", "3"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     seen: list[str] = []
 
     def third() -> None:
-        with grid._device(1):
+        with grid_run._device(1):
             seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
 
-    with grid._device(1):
+    with grid_run._device(1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-        with grid._device(1):
+        with grid_run._device(1):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
             waiting = threading.Thread(target=third)
             waiting.start()
@@ -289,34 +292,35 @@ def test_each_cell_has_a_device_to_itself(tmp_path: Path, monkeypatch: pytest.Mo
             assert seen == []
         waiting.join(timeout=10)
         assert seen == ["3"]
-    with grid._device(0):
+    with grid_run._device(0):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    monkeypatch.setattr(grid, "gpu_devices", lambda: [])
-    with pytest.raises(GridError, match="wants a GPU per cell and none is here; `--gpus 0`"), grid._device(1):
+    monkeypatch.setattr(grid_run, "gpu_devices", lambda: [])
+    with (
+        pytest.raises(GridError, match="wants a GPU per cell and none is here; `--gpus 0`"),
+        grid_run._device(1),
+    ):
         pass
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # the scheduler gave this job its device
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    with grid._device(1):
+    with grid_run._device(1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 def test_a_gpu_grid_without_a_gpu_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cost = {"formula": "f", "steps": 1, "seconds_per_step": None, "measured_on": "no"}
-    root = stub(tmp_path, g={"gpus": 1, "cost": cost})
-    commands: list[list[str]] = []
-    monkeypatch.setattr(grid.os, "execv", lambda path, command: commands.append(command))
+    root, given = stub(tmp_path, g={"gpus": 1}), []
+    monkeypatch.setattr(grid_run, "_snakemake", lambda arguments: given.append(arguments) or 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert grid.main(["--root", str(root), "run", "g"]) == 2
+    assert main(["--root", str(root), "grid", "g"]) == 2
     assert "wants a GPU per cell and none is here; add --gpus 0" in capsys.readouterr().err
-    assert commands == []
+    assert given == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 4")
-    assert grid.main(["--root", str(root), "run", "g", "--cores", "8"]) == 0
-    assert commands[0][-4:] == ["--resources", "gpu=2", "--cores", "8"]
-    assert grid.main(["--root", str(root), "run", "g", "--profile", "slurm", "-n"]) == 0
-    assert "--resources" not in commands[1]
-    assert str(PROJECT_ROOT / "reproduce" / "profiles" / "slurm") in commands[1]
+    assert main(["--root", str(root), "grid", "g", "--cores", "8"]) == 0
+    assert given[0][-4:] == ["--resources", "gpu=2", "--cores", "8"]
+    assert main(["--root", str(root), "grid", "g", "--profile", "slurm", "-n"]) == 0
+    assert "--resources" not in given[1]
+    assert str(PROJECT_ROOT / "reproduce" / "profiles" / "slurm") in given[1]
 
 
 # --- the summary -----------------------------------------------------------------------------------------
@@ -324,12 +328,12 @@ def test_a_gpu_grid_without_a_gpu_is_refused(
 
 def test_the_summary_pools_seeds_and_names_what_is_missing(tmp_path: Path) -> None:
     root = stub(tmp_path, g={"seed": [0, 10, 20, 30], "vary": {"rate": [0.1, 0.5]}})
-    identity = {k: v for k, v in LEDGER_ROW.items() if k not in ("direction", "refuting")}
-    rows = [LEDGER_ROW, identity | {"id": "equal", "kind": "identity"}]
+    identity = {k: v for k, v in LEDGER_ROW.items() if k not in ("direction", "refuting", "smallest")}
+    rows = [LEDGER_ROW, identity | {"id": "equal", "kind": "identity", "tolerance": 0.1}]
     (root / "reproduce" / "claims.yaml").write_text(yaml.safe_dump(rows))
     loaded = load_grid("g", root)
-    folder = grid.grid_folder(loaded, root)
-    for part in ("cells", "work"):
+    folder = loaded.folder(root)
+    for part in ("cells", "logs"):
         (folder / part).mkdir(parents=True)
     effects = {0: [0.2, 0.3, 0.4], 10: [0.6, 0.4, 0.2], 20: [9.0, 9.0, 9.0]}
     for cell in loaded.cells:
@@ -343,48 +347,59 @@ def test_the_summary_pools_seeds_and_names_what_is_missing(tmp_path: Path) -> No
             ]  # fmt: skip
             nb = notebook("1", parameters=PARAMETERS)
             nb.cells[1].outputs = [new_output("display_data", {MIME: m}) for m in measured]
-            stamp = {"source_hash": loaded.source, "parameters": cell.values, "helpers_hash": str(seed)}
+            stamp = {"source_hash": loaded.source, "parameters": cell.values, "code_hash": str(seed)}
             stamp |= {"source_hash": "of an earlier chapter"} if seed == 20 else {}
             nb.metadata[STAMP] = stamp
             nbformat.write(nb, folder / "cells" / f"{cell.id}.ipynb")
         elif rate == 0.5 and seed == 0:
-            (folder / "work" / f"{cell.id}.error").write_text("03_c failed: cell | 2\nTraceback")
+            (folder / "logs" / f"{cell.id}.log").write_text("x\nerror: 03_c failed: cell | 2\nTraceback")
         elif rate == 0.5 and seed == 10:
-            (folder / "work" / f"{cell.id}.lock").touch()
+            (folder / "cells" / f"{cell.id}.lock").touch()
     text = write_summary(loaded, root).read_text()
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["counts"] == {"done": 2, "failed": 1, "stopped": 1, "not run": 4}
-    first, second = summary["settings"]
-    assert (first["parameters"], second["parameters"]) == ({}, {"rate": 0.5})
-    pooled = paired_interval([0.2, 0.3, 0.4, 0.6, 0.4, 0.2])
-    better = first["claims"]["better"]
-    assert better["effect"] == {"mean": pooled.mean, "low": pooled.low, "high": pooled.high, "seeds": 6}
-    assert better["controls"]["rival"]["mean"] == pytest.approx(-pooled.mean)
-    assert better["controls"]["rival"]["beaten"] is False
-    assert better["verdict"] == "same direction"
-    assert (first["claims"]["equal"]["violation"], first["claims"]["equal"]["verdict"]) == (
-        0.11,
-        "not reproduced",
-    )
-    assert second["claims"] == {}
-    assert "8 cells: 2 done, 1 failed, 1 stopped, 4 not run." in text
-    assert "| +0.35 (+0.191 to +0.509) u, 6 seeds | does not beat rival: -0.35 (-0.509 to -0.191) |" in text
+    pooled = Paired.of([0.2, 0.3, 0.4, 0.6, 0.4, 0.2]).interval()
+    first, second = text.split("## ")[1:]
+    assert first.startswith("The defaults\n")
+    assert f"{pooled.mean:+.3f} [{pooled.low:+.3f}, {pooled.high:+.3f}] u, 6 seeds" in first
+    (better,) = (line for line in first.splitlines() if "| better |" in line)
+    assert "supported" in better
+    assert "rival explains it" in better
+    (equal,) = (line for line in first.splitlines() if "| equal |" in line)
+    assert "violation 0.11" in equal
+    assert equal.endswith("| contradicted |")
+    assert second == "rate 0.5\n\nNothing was measured.\n"
+    assert "8 cells: 2 done, 6 without a result." in text
     assert "| seed 0, rate 0.5 | 03_c failed: cell \\| 2 |" in text
-    assert "| seed 10, rate 0.5 | stopped |" in text
-    assert "ran under 2 versions of `helpers/`" in text
+    assert "| seed 10, rate 0.5 | still runs, or was killed" in text
+    assert text.count("| not run |") == 4
+    assert "ran under several versions" in text
+
+
+def test_cells_that_share_their_test_items_are_pooled_as_one_study() -> None:
+    rng = np.random.default_rng(0)
+    of_items, of_seeds = rng.normal(0, 1, 400), rng.normal(0, 0.3, 60)
+    differences = of_items + of_seeds[:, None] + rng.normal(0, 0.5, (60, 400))
+    whole = Paired.of(differences)
+    pooled = _together([Paired.of(differences[i : i + 20]) for i in (0, 20, 40)])
+    assert pooled.effects == whole.effects
+    assert pooled.items == whole.items
+    assert pooled.ms_res == pytest.approx(whole.ms_res, rel=0.02)
+    assert pooled.ms_item == pytest.approx(whole.ms_item, rel=0.02)
+    assert pooled.interval().se == pytest.approx(whole.interval().se, rel=0.02)
 
 
 # --- Snakemake, for real ---------------------------------------------------------------------------------
 
 
 def test_two_grids_at_once_a_failing_cell_a_retry_and_a_changed_notebook(
-    tmp_path: Path, light: None, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    light_processes: None,
+    start: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cost = {"formula": "f", "steps": 1, "seconds_per_step": None, "measured_on": "no"}
     root = stub(
-        tmp_path / "a b",
+        tmp_path / "a 'b' C #1" / "k: v",
         g={"vary": {"rate": [0.5]}, "retries": 0},
-        h={"seed": [100, 110], "chapter": "04", "gpus": 1, "cost": cost},
+        h={"seed": [100, 110], "chapter": "04", "gpus": 1},
     )
     for name in ("once100", "bad"):  # the first cell of g is bad
         (root / "notebooks" / name).touch()
@@ -399,7 +414,7 @@ def test_two_grids_at_once_a_failing_cell_a_retry_and_a_changed_notebook(
     assert seeds_of(root) == [10 - bad, 100, 110]
     assert seeds_of(root, "start") == [0, 10, 100, 100, 110]  # h tries again, g does not
     for line in ran(root):
-        assert all(line["env"][name] == "1" for name in grid.THREAD_CAPS)
+        assert all(line["env"][name] == "1" for name in grid_run.THREAD_CAPS)
         assert line["env"]["CUDA_VISIBLE_DEVICES"] == ("5" if line["seed"] >= 100 else "")
     (_, end), (begin, _) = sorted(
         (s["time"], e["time"]) for s, e in zip(ran(root, "start")[-2:], ran(root)[-2:], strict=True)
@@ -409,12 +424,12 @@ def test_two_grids_at_once_a_failing_cell_a_retry_and_a_changed_notebook(
     text = (folder / "summary.md").read_text()
     named = f"seed {bad}, rate 0.5"
     assert f"| {named} | 03_c failed: cell 3, ValueError: seed {bad} is bad |" in text
-    assert json.loads((folder / "summary.json").read_text())["counts"]["done"] == 1
+    assert "2 cells: 1 done, 1 without a result." in text
 
     (root / "notebooks" / f"bad{bad}").unlink()
     finish(start(root, "g"), 0)
     assert seeds_of(root) == [0, 10, 100, 110]
-    assert "2 done, 0 failed" in (folder / "summary.md").read_text()
+    assert "2 done, 0 without a result" in (folder / "summary.md").read_text()
 
     path = root / "notebooks" / "03_c.ipynb"
     nb = nbformat.read(path, as_version=4)
@@ -429,7 +444,7 @@ def test_two_grids_at_once_a_failing_cell_a_retry_and_a_changed_notebook(
 
 
 def test_nothing_is_lost_or_done_twice_after_sigterm_and_sigkill(
-    tmp_path: Path, light: None, start: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, light_processes: None, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     root = stub(tmp_path, g={"seed": [10, 20, 30, 40], "set": {"wait": True}})
     go, folder = root / "notebooks" / "go", root / "build" / "grids" / "g"
@@ -440,7 +455,7 @@ def test_nothing_is_lost_or_done_twice_after_sigterm_and_sigkill(
     finish(process, 1)  # the running cell came to its end, no other began
     assert seeds_of(root) == seeds_of(root, "start") == [first]
     assert results(root, "g") == [f"seed{first}"]
-    assert "1 done, 0 failed, 0 stopped, 3 not run" in (folder / "summary.md").read_text()
+    assert "4 cells: 1 done, 3 without a result." in (folder / "summary.md").read_text()
 
     go.unlink()
     process = start(root, "g", "--cores", "3")
@@ -452,7 +467,7 @@ def test_nothing_is_lost_or_done_twice_after_sigterm_and_sigkill(
     for victim in [q for p in dead for q in (p, *p.children(recursive=True))]:
         victim.kill()
     process.wait()
-    assert len(list((folder / "work").glob("*.part.ipynb"))) == 3  # all were in the middle
+    assert len(list((folder / "cells").glob("*.part.ipynb"))) == 3  # all were in the middle
     assert results(root, "g") == [f"seed{first}"]
     (root / "notebooks" / f"go{ends}").touch()  # it survives Snakemake, and ends before the next begins
     wait_for(lambda: results(root, "g") == sorted([f"seed{first}", f"seed{ends}"]))
@@ -464,10 +479,12 @@ def test_nothing_is_lost_or_done_twice_after_sigterm_and_sigkill(
     assert results(root, "g") == ["seed10", "seed20", "seed30", "seed40"]
     assert seeds_of(root) == [10, 20, 30, 40]
     assert seeds_of(root, "start") == sorted([10, 20, 30, 40, dies])
-    assert list((folder / "work").glob("*.part.ipynb")) == []
+    assert list((folder / "cells").glob("*.part.ipynb")) == []
 
 
-def test_the_thesis_grids_pass_a_dry_run(light: None, start: Callable[..., subprocess.Popen[str]]) -> None:
+def test_the_thesis_grids_pass_a_dry_run(
+    light_processes: None, start: Callable[..., subprocess.Popen[str]]
+) -> None:
     names = sorted(p.stem for p in (PROJECT_ROOT / "reproduce" / "grids").glob("thesis_*.yaml"))
     for name, process in [(name, start(PROJECT_ROOT, name, "-n")) for name in names]:
         assert re.search(rf"cell +{len(load_grid(name).cells)}\n", finish(process, 0)), name
@@ -499,7 +516,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_a_grid_on_slurm(
-    tmp_path: Path, light: None, slurm: None, start: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, light_processes: None, slurm: None, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     root = stub(tmp_path, g={"retries": 0, "memory_gb": 1, "hours": 0.1})
     (root / "notebooks" / "bad10").touch()
@@ -508,9 +525,9 @@ def test_a_grid_on_slurm(
     output = finish(start(root, "g", "--profile", "slurm", *options), 1)
     assert results(root, "g") == ["seed0"], output
     text = (root / "build" / "grids" / "g" / "summary.md").read_text()
-    assert "2 cells: 1 done, 1 failed" in text
+    assert "2 cells: 1 done, 1 without a result." in text
     assert "ValueError: seed 10 is bad" in text
     for line in ran(root, "start"):
         assert line["env"]["SLURM_JOB_ID"]
-        assert all(line["env"][name] == "1" for name in grid.THREAD_CAPS)
+        assert all(line["env"][name] == "1" for name in grid_run.THREAD_CAPS)
     assert seeds_of(root, "start") == [0, 10]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from small_notebooks import KERNELSPEC
+from small_notebooks import KERNELSPEC, notebook, project
 
 from helpers import provenance
 from helpers.claims import recording as claims
+from helpers.experiments import Evidence
+from helpers.files import ChapterError
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -62,7 +65,10 @@ def good_notebook() -> NotebookNode:
 
 
 def stamp(nb: NotebookNode) -> NotebookNode:
-    nb.metadata[provenance.STAMP] = {"source_hash": provenance.source_hash(nb)}
+    hashes = {"source_hash": provenance.source_hash(nb)}
+    with suppress(ChapterError):  # a chapter that is not valid Python has no other hash
+        hashes |= {"numbers_hash": provenance.numbers_hash(nb), "code_hash": provenance.code_hash(nb)}
+    nb.metadata[provenance.STAMP] = hashes
     return nb
 
 
@@ -132,6 +138,8 @@ BREAKS: list[tuple[str, Callable[[NotebookNode], None]]] = [
     ("parameters", lambda nb: nb.cells[1].metadata.pop("tags") and None),
     ("parameters", swap(2, "seed", "7")),
     ("parameters", swap(1, "  # [0, 9] seed", "")),
+    ("checked-output", lambda nb: nb.cells[3].outputs.append(output("Correct.\n"))),
+    ("checked-output", lambda nb: nb.cells[2].metadata.update(tags=["nbval-check-output"])),
     ("cell-length", append(3, "\n# more" * 43)),
     ("prose", swap(0, "word " * 450, "word " * 300)),
     ("exercises", swap(3, "### END SOLUTION", "")),
@@ -179,6 +187,71 @@ def test_the_stamp_must_fit_the_source(tmp_path: Path) -> None:
     nb.cells[0].source += " More."
     assert {rule for rule, _ in found(tmp_path, nb)} == {"stamp"}
     assert {rule for rule, _ in found(tmp_path, good_notebook())} == {"stamp"}
+
+
+@pytest.mark.parametrize("key", ["numbers_hash", "code_hash"])
+def test_outputs_may_not_be_older_than_the_code_that_they_come_from(tmp_path: Path, key: str) -> None:
+    nb = stamp(good_notebook())
+    nb.metadata[provenance.STAMP][key] = "of earlier code"
+    ((name, text),) = found(tmp_path, nb)
+    assert name == "stamp"
+    assert "changed since its numbers were made; use `python -m helpers.chapters execute`" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "tags", "wanted"),
+    [
+        ("12 classes", [], True),
+        ("12 classes", ["nbval-check-output"], False),
+        ("12 classes", ["nbval-ignore-output"], False),
+        ("accuracy 0.93", [], False),
+        ("took 3 s", [], False),
+        ("difference 9e-07", [], False),
+    ],
+)
+def test_text_that_every_machine_prints_is_to_be_compared(
+    tmp_path: Path, text: str, tags: list[str], wanted: bool
+) -> None:
+    nb = good_notebook()
+    nb.cells[3].outputs = [output(text)]
+    nb.cells[3].metadata["tags"] = tags
+    assert ("checked-output" in dict(found(tmp_path, stamp(nb)))) == wanted
+
+
+def test_no_committed_evidence_is_older_than_its_code_or_its_plan() -> None:
+    lines = hygiene.evidence_problems()
+    assert not lines, "\n".join(lines)
+
+
+def test_evidence_is_outdated_when_code_or_plan_changed(tmp_path: Path) -> None:
+    parameters = "seed: int = 0  # [0, 900] seed\nsteps: int = 5  # [1, 99] steps"
+    nb = notebook("print(seed, steps)", parameters=parameters)
+    root = project(tmp_path, c03=nb)
+    plan = root / "reproduce" / "grids" / "03_study.yaml"
+    plan.parent.mkdir()
+    plan.write_text('chapter: "03"\nabout: A.\ntier: study\nseed: [100]\nset: {steps: 50}\n')
+    known = {"numbers_hash": provenance.numbers_hash(nb), "code_hash": provenance.code_hash(nb)}
+    facts = dict.fromkeys(("source_hash", "commit", "device", "system", "date"), "x") | {"versions": {}}
+    facts |= {"chapter": "03", "tier": "study", "grid": plan.name, "wall_seconds": 1, "plan_committed": True}
+    facts |= {"command": "make study CHAPTER=03", "parameters": {"seed": 100, "steps": 50}, **known}
+
+    def problems(**changes: Any) -> list[str]:
+        Evidence(**(facts | changes)).write(root)
+        return hygiene.evidence_problems(root)
+
+    assert problems() == []
+    assert problems(parameters={"seed": 100, "steps": 40}) == [
+        "03_study.json: its parameters steps changed since its numbers were made; use `make study CHAPTER=03`"
+    ]
+    assert "the chapter's code changed" in problems(numbers_hash="old")[0]
+    assert "helpers/ that the chapter reaches changed" in problems(code_hash="old")[0]
+    nb.cells[0].source = parameters.replace("= 5", "= 6")  # a default that the plan replaces
+    nb.cells.append(new_markdown_cell("More words."))
+    project(tmp_path, c03=nb)
+    assert problems() == []
+    assert "no grid '03_gone'" in problems(grid="03_gone.yaml")[0]
+    (root / "reproduce" / "evidence" / "03_study.json").write_text("{}")
+    assert "is no evidence file" in hygiene.evidence_problems(root)[0]
 
 
 def test_every_rule_is_tested() -> None:
@@ -254,5 +327,13 @@ def test_ledger_and_chapters_fit_together(tmp_path: Path) -> None:
     ]
     wrong = hygiene.ledger_problems([chapter("03_a.ipynb", "a", "b", "c"), chapter("04_b.ipynb")], ledger)
     assert wrong == ["03_a.ipynb measures 'c', which belongs to chapter 04"]
+    waits = row("a", "03") | {"plan": "not yet: chapter 3, some day"}
+    parts = row("w", "03") | {"kind": "composite", "components": ["b"]}
+    whole = {name: value for name, value in parts.items() if name not in ("tolerance", "unit")}
+    ledger.write_text(yaml.safe_dump([waits, row("b", "03"), whole]))
+    assert hygiene.ledger_problems([chapter("03_a.ipynb", "b")], ledger) == []
+    assert hygiene.ledger_problems([chapter("03_a.ipynb", "a", "b")], ledger) == [
+        "03_a.ipynb measures 'a', which 'plan' calls not yet measured"
+    ]
     assert "not in the ledger" in hygiene.ledger_problems([chapter("03_a.ipynb", "z")], ledger)[0]
     assert "no claims ledger" in hygiene.ledger_problems([], tmp_path / "absent.yaml")[0]

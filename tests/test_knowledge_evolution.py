@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import Net, seeded
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear, normalize
 from torch.utils.data import TensorDataset
 from torchvision import models
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -486,28 +486,11 @@ def test_default_draw_is_uniform_within_one_over_root_fan_in_of_the_dense_layer(
         assert drawn.var().item() == pytest.approx(1 / 3, rel=0.2)
 
 
-def test_norms_and_biases_of_dropped_channels_alone(evolution):
-    before = snapshot(evolution.model)
-    evolution.reset(norms_and_biases=True)
-    after = evolution.model.state_dict()
-    fresh = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
-    for layer, width, names in ((0, 6, ["bias"]), (1, 6, fresh), (3, 8, ["bias"]), (4, 8, fresh)):
-        for name in names:
-            expected = torch.where(leading(width, 0.5), before[f"{layer}.{name}"], fresh[name])
-            assert torch.equal(after[f"{layer}.{name}"], expected)
-            assert not torch.equal(expected, before[f"{layer}.{name}"])
-    for name in ("8.bias", "1.num_batches_tracked"):
-        assert torch.equal(after[name], before[name])
-    for name, mask in evolution.masks.items():
-        assert torch.equal(after[name][mask], before[name][mask])
-        assert (after[name][~mask] != before[name][~mask]).all()
-
-
 def test_an_optimiser_keeps_its_hold_on_the_weights_after_a_reset(evolution):
     model = evolution.model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     held = {name: (parameter, parameter.data_ptr()) for name, parameter in model.named_parameters()}
-    evolution.reset(norms_and_biases=True)
+    evolution.reset()
     for name, parameter in model.named_parameters():
         assert held[name] == (parameter, parameter.data_ptr())
         assert parameter.requires_grad
@@ -593,8 +576,6 @@ def test_wels_has_no_slim_network_but_a_sparse_one():
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"kels.*scaled\(0\.0\)"):
         evolution.slim()
-    with pytest.raises(ValueError, match="norms_and_biases needs 'kels'"):
-        evolution.reset(norms_and_biases=True)
     assert same(snapshot(model), before)
 
 
@@ -825,7 +806,7 @@ def test_bad_arguments(arguments, words):
 
 def test_evolve_resets_between_generations_only(evolution, monkeypatch):
     calls = []
-    monkeypatch.setattr(evolution, "reset", lambda: calls.append("reset"))
+    monkeypatch.setattr(evolution, "reset", lambda draw: calls.append("reset"))
     assert evolve(evolution, lambda generation: calls.append(generation) or generation**2, 3) == [1, 4, 9]
     assert calls == [1, "reset", 2, "reset", 3]
     assert evolve(evolution, lambda generation: generation, 1) == [1]
@@ -845,10 +826,10 @@ def test_evolve_trains_the_network_that_was_reset(evolution):
 
 def test_evolve_hands_the_options_of_reset_on(evolution):
     before = snapshot(evolution.model)
-    sevens = {"draw": lambda weight, generator: weight.fill_(7), "norms_and_biases": True}
+    sevens = {"draw": lambda weight, generator: weight.fill_(7)}
     _, after = evolve(evolution, lambda generation: snapshot(evolution.model), 2, **sevens)
     assert torch.equal(after["3.weight"], torch.where(evolution.masks["3.weight"], before["3.weight"], 7.0))
-    assert torch.equal(after["4.weight"], torch.where(leading(8, 0.5), before["4.weight"], 1.0))
+    assert torch.equal(after["4.weight"], before["4.weight"])
 
 
 class Killed(Exception):
@@ -1098,6 +1079,70 @@ def test_nothing_to_reset_is_refused():
     ):
         with pytest.raises(SplitError, match=words):
             KnowledgeEvolution(nn.Linear(2, 1), split="wels", split_rate=rate, generator=seeded())
+
+
+class BareHead(nn.Module):
+    """Convolutions, pooling, and a matrix of the network's own as the head."""
+
+    def __init__(self, head, *shape, widths=(8,)):
+        super().__init__()
+        self.convolutions = nn.Sequential(*plain(*widths)[:-3])
+        self.matrix, self.head = nn.Parameter(torch.randn(*shape, generator=seeded(1))), head
+
+    def forward(self, x):
+        return self.head(pooled(self.convolutions(x)), self.matrix)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BareHead(linear, 5, 8),
+        BareHead(lambda x, w: linear(normalize(x), normalize(w)), 5, 8),
+        BareHead(torch.matmul, 8, 5),
+    ],
+)
+def test_a_head_with_a_bare_parameter_is_named_not_the_split_rate(model):
+    with pytest.raises(
+        SplitError, match=r"matrix.* parameter of no layer.*weight of an nn\.Linear"
+    ) as caught:
+        KnowledgeEvolution(model, example_input=images(8))
+    assert "split rate" not in str(caught.value)
+
+
+def test_a_bare_head_behind_two_convolutions_keeps_its_inputs():
+    model = shuffled_norms(BareHead(linear, 5, 8, widths=(6, 8)))
+    evolution = KnowledgeEvolution(model, example_input=images(8))
+    assert evolution.masks["convolutions.3.weight"].any(dim=(1, 2, 3)).all()
+    assert_slim_is_zeroed_dense(evolution, images(8))
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(3), torch.zeros(0, 3, 8, 8)])
+def test_example_inputs_without_an_image_are_refused(example):
+    with pytest.raises(ValueError, match=r"example_input is (None|\(3,\)|\(0, 3, 8, 8\)); .*at least one"):
+        KnowledgeEvolution(plain(4, 6), example_input=example)
+
+
+@pytest.mark.parametrize("how", ["whole", "in place", "part"])
+def test_compiled_networks_are_split_like_the_original(how):
+    model = plain(4, 6).eval()
+    expected = KnowledgeEvolution(copy.deepcopy(model), example_input=images(8))
+    compiled = copy.deepcopy(model)
+    if how == "whole":
+        compiled = torch.compile(compiled, backend="eager")
+    elif how == "in place":
+        compiled.compile(backend="eager")
+    else:
+        compiled[3] = torch.compile(compiled[3], backend="eager")
+    compiled(images(8))
+    found = KnowledgeEvolution(compiled, example_input=images(8))
+    assert all(map(torch.equal, found.masks.values(), expected.masks.values()))
+    torch.testing.assert_close(found.slim()(images(8)), expected.slim()(images(8)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_scripted_networks_are_refused():
+    with pytest.raises(ValueError, match="its layers are out of reach"):
+        KnowledgeEvolution(torch.jit.script(plain(4, 6)), example_input=images(8))
 
 
 def test_decimal_rates_are_exact():

@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.data import ImageSet, load_dataset
-from helpers.localisation import (
-    brightness_in_box,
-    centre_blob,
-    fit_to_image,
-    inside_boxes,
-    on_wider_canvas,
-)
+from helpers.data.canvas import on_wider_canvas
+from helpers.localisation import brightness_in_box, centre_blob, fit_to_image, inside_boxes
 
 SIDE = 8
 

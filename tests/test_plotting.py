@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from skimage.color import deltaE_ciede2000, rgb2xyz, xyz2lab
+from skimage.color.colorconv import xyz_from_rgb
 
 from helpers import plotting
 
@@ -55,6 +59,52 @@ def test_seeds_are_one_dot_each_and_a_bar_at_the_mean():
     plt.close("all")
 
 
-def test_colours_are_distinct():
-    assert len(set(plotting.PALETTE.values())) == len(plotting.PALETTE)
-    assert len(set(plotting.TEN_CLASSES)) == 10
+OKABE_ITO = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]
+SIGHT = {  # linear RGB as each kind of dichromat sees it: Machado, Oliveira and Fernandes (2009), severity 1
+    "full": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def seen(colors, sight):
+    """CIELAB (n, 3) of hexadecimal colours under one kind of sight."""
+    linear = rgb2xyz(np.array([to_rgb(color) for color in colors])) @ np.linalg.inv(xyz_from_rgb).T
+    return xyz2lab((linear @ np.transpose(SIGHT[sight])).clip(0, 1) @ xyz_from_rgb.T)
+
+
+def closest(colors):
+    """Least CIEDE2000 between two of the colours, over all kinds of sight."""
+    return min(
+        deltaE_ciede2000(*pair) for sight in SIGHT for pair in itertools.combinations(seen(colors, sight), 2)
+    )
+
+
+def test_the_simulated_sight_keeps_greys_and_confuses_what_it_must():
+    for sight in SIGHT:
+        for grey in ("#000000", "#808080", "#FFFFFF"):
+            assert np.allclose(seen([grey], sight), seen([grey], "full"), atol=0.05)
+    for sight, pair in {
+        "protanopia": ("#FF0000", "#5D5600"),
+        "deuteranopia": ("#FF0000", "#A39000"),
+        "tritanopia": ("#00FF00", "#00F6D7"),
+    }.items():
+        assert deltaE_ciede2000(*seen(pair, sight)) < 6 < 20 < deltaE_ciede2000(*seen(pair, "full"))
+
+
+@pytest.mark.parametrize("colors", [[*plotting.PALETTE.values()], plotting.CYCLE, plotting.TEN_CLASSES])
+def test_colours_are_as_far_apart_as_those_of_okabe_and_ito_for_every_kind_of_sight(colors):
+    assert closest(colors) >= closest(OKABE_ITO) > 10

@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_output
 from small_notebooks import notebook, project
 
-from helpers import provenance
+from helpers import PROJECT_ROOT, provenance
 from helpers.files import ChapterError
 
 
@@ -37,6 +37,101 @@ def test_source_hash_sees_sources_types_tags_and_nbgrader_only() -> None:
         changed = nbformat.reads(nbformat.writes(changed), as_version=4)
         change(changed)
         assert provenance.source_hash(changed) != before
+
+
+HELPERS = {
+    "__init__.py": "ROOT = 1",
+    "alone.py": "def unused():\n    return 1",
+    "metrics.py": "import helpers.deep.low\ndef recall(x):\n    return x",
+    "lazy.py": "def late():\n    from helpers import late_room\n    return late_room",
+    "late_room.py": "NUMBER = 3",
+    "named.py": "from importlib import import_module\nroom = import_module('helpers.birds')",
+    "birds.py": "WINGS = 2",
+    "plotting.py": "COLOR = 'blue'",
+    "figures/__init__.py": "from helpers.alone import unused",
+    "deep/__init__.py": "",
+    "deep/low.py": "from . import lower",
+    "deep/lower.py": "LOW = 1",
+    "losses/__init__.py": "from helpers.losses.triplet import triplet\nfrom .centre import centre",
+    "losses/triplet.py": "def triplet(x):\n    return x",
+    "losses/centre.py": "def centre(x):\n    return x",
+    "experiments/__init__.py": "from helpers.experiments.comparison import paired",
+    "experiments/comparison.py": "def paired(x):\n    return x",
+}
+CODE = """\
+%matplotlib inline
+from helpers import plotting, lazy
+from helpers.figures import gap
+from helpers.metrics import recall
+from helpers.losses import triplet as loss
+from helpers.experiments import paired
+import helpers.named
+recall(1)"""
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Path:
+    """A project with helpers of its own."""
+    for name, text in HELPERS.items():
+        path = tmp_path / "helpers" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return tmp_path
+
+
+REACHED = ("metrics", "lazy", "late_room", "named", "birds", "deep/low", "deep/lower", "losses/triplet",
+           "experiments/comparison")  # fmt: skip
+APART = ("alone", "plotting", "figures/__init__", "losses/centre")
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_a_changed_module_that_is_reached_changes_the_code_hash(rooms: Path, name: str) -> None:
+    before, path = provenance.code_hash(notebook(CODE), rooms), rooms / "helpers" / f"{name}.py"
+    text = path.read_text()
+    path.write_text(f'"""Documented now."""\n\n{text}  # and commented\n')
+    assert provenance.code_hash(notebook(CODE), rooms) == before
+    path.write_text(text + "more = 1\n")
+    assert provenance.code_hash(notebook(CODE), rooms) != before
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_changed_module_that_moves_no_number_does_not(rooms: Path, name: str) -> None:
+    before, path = provenance.code_hash(notebook(CODE), rooms), rooms / "helpers" / f"{name}.py"
+    path.write_text(path.read_text() + "more = 1\n")
+    assert provenance.code_hash(notebook(CODE), rooms) == before
+
+
+def test_loading_a_set_here_reaches_the_birds_that_it_may_draw() -> None:
+    nb = notebook("from helpers.data import load_dataset")
+    reached = provenance._reached(provenance.code_of(nb.cells), PROJECT_ROOT / "helpers")
+    assert {"helpers.data.load", "helpers.data.birds", "helpers.data.drawing"} <= set(reached)
+    assert "helpers.retrieval" not in reached
+
+
+def test_a_changed_function_body_changes_its_hash_and_a_docstring_does_not(rooms: Path) -> None:
+    path = rooms / "helpers" / "metrics.py"
+    path.write_text('def recall(x):\n    """Say."""\n    return x + 1\n')
+    before = provenance.code_hash(notebook(CODE), rooms)
+    path.write_text("# Moved.\n\n\ndef recall(x):\n    'Say more.'\n    return (x + 1)  # one\n")
+    assert provenance.code_hash(notebook(CODE), rooms) == before
+    path.write_text("def recall(x):\n    return x + 1.0\n")
+    assert provenance.code_hash(notebook(CODE), rooms) != before
+
+
+def test_numbers_hash_sees_code_alone() -> None:
+    exercise = new_code_cell("answer = 1", metadata={"nbgrader": {"grade_id": "a"}})
+    nb = notebook("# Title", 'def f(x):\n    """Half."""\n    return x / 2', "f(1)", exercise)
+    before = provenance.numbers_hash(nb)
+    nb.cells[0].source = nb.cells[0].source.replace("= 0.1", "= 0.2")  # a stamp keeps the parameters
+    nb.cells[1].source = "# Another title"
+    nb.cells[2].source = "def f(x):  # half of it\n    return x / 2"
+    nb.cells[4].source = "answer = 2"
+    nb.cells.insert(1, new_code_cell("seed = 4", metadata={"tags": [provenance.INJECTED]}))
+    assert provenance.numbers_hash(nb) == before
+    nb.cells[3].source = "def f(x):\n    return x / 3"
+    assert provenance.numbers_hash(nb) != before
+    with pytest.raises(ChapterError, match=r"cell 2 is not valid Python"):
+        provenance.numbers_hash(notebook("# T", "x = ("))
 
 
 def test_the_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -116,8 +117,30 @@ def test_torchvision_belongs_to_another_torch(
     assert "(operator torchvision::nms does not exist)" in line
 
 
-def test_the_command(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "helpers"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == (0 if done.stdout.endswith(f"\n{SOUND}\n") else 1), done.stderr
+ROOMY = """
+import psutil, shutil
+from types import SimpleNamespace
+psutil.virtual_memory = lambda: SimpleNamespace(available=8 * 2**30)
+shutil.disk_usage = lambda path: SimpleNamespace(free=50 * 2**30)
+"""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_command(tmp_path: Path, broken: bool) -> None:
+    """On a machine with room to spare, with a sound torchvision and with one that does not load."""
+    (tmp_path / "sitecustomize.py").write_text(ROOMY)
+    if broken:
+        (tmp_path / "torchvision.py").write_text("raise RuntimeError('no such operator')")
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    last = (
+        "torch and torchvision do not load together (no such operator): install both from requirements.lock."
+    )
+    assert (done.returncode, done.stderr) == (int(broken), "")
     assert done.stdout.startswith("Python ")
-    assert done.stderr == ""
+    assert done.stdout.splitlines()[-2:] == ["", last if broken else SOUND]

@@ -233,23 +233,29 @@ def test_regularizer_adds_its_weighted_term_to_a_pml_loss():
 @pytest.mark.parametrize(
     "loss", [losses.ContrastiveLoss, losses.TripletMarginLoss, losses.NPairsLoss, losses.MultiSimilarityLoss]
 )
-def test_regularized_pml_losses_train(loss):
-    torch.manual_seed(0)
+def test_regularized_pml_losses_train_and_spread_out(loss):
+    """The loss falls, and the embeddings end less collapsed than without the regulariser."""
     labels = torch.arange(32) % 8
-    inputs = torch.randn(32, 10) + 3 * torch.nn.functional.one_hot(labels, 10)
-    model = torch.nn.Linear(10, 6)
-    criterion = loss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=1)
+    inputs = torch.randn(32, 10, generator=torch.Generator().manual_seed(0))
+    inputs = inputs + 3 * torch.nn.functional.one_hot(labels, 10)
     if loss is losses.NPairsLoss:
         labels, inputs = labels[:16], inputs[:16]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    values = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        value = criterion(model(inputs), labels)
-        value.backward()
-        optimizer.step()
-        values.append(value.item())
-    assert values[-1] < values[0]
+    spread = {}
+    for weight in (0, 1):
+        torch.manual_seed(1)
+        model = torch.nn.Linear(10, 6)
+        criterion = loss(embedding_regularizer=SVMaxRegularizer(), embedding_reg_weight=weight)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        values = []
+        for _ in range(30):
+            optimizer.zero_grad()
+            value = criterion(model(inputs), labels)
+            value.backward()
+            optimizer.step()
+            values.append(value.item())
+        assert values[-1] < values[0]
+        spread[weight] = collapse_diagnostics(model(inputs))["spread"]
+    assert spread[1] > spread[0] + 0.01
 
 
 def test_spread_out_against_a_double_loop():
@@ -263,6 +269,8 @@ def test_spread_out_against_a_double_loop():
     expected = m1**2 + max(0, m2 - 1 / 5)
     assert spread_out_loss(embeddings, labels).item() == pytest.approx(expected, rel=1e-5)
     assert spread_out_loss(embeddings, torch.zeros(9)).item() == 0
+    with pytest.raises(TypeError, match=r"labels must be a tensor, got ndarray: convert with torch"):
+        spread_out_loss(embeddings, labels.numpy())
 
 
 def test_diagnostics_at_both_ends():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import io
 import itertools
 import os
@@ -38,7 +39,8 @@ from helpers.training import (
     seed_everything,
 )
 from helpers.training import loop as training
-from helpers.training.checkpoint import load_weights, save_weights
+from helpers.training.batches import ends_in_one
+from helpers.training.history import Epoch
 
 EPOCHS = 4
 
@@ -178,9 +180,11 @@ def test_pk_batches_hold_p_classes_of_k_images_gathered_at_once():
     for images, labels in made:
         assert images.shape == (12, 1, 4, 4)
         assert sorted(labels.bincount()[labels.unique()].tolist()) == [3, 3, 3, 3]
-        for label in labels.unique():
-            distinct = len(images[labels == label].flatten(1).unique(dim=0))
-            assert distinct == min(3, int((toy.labels == label).sum())) or label == 4
+        for label in labels.unique().tolist():
+            own = toy.images[toy.labels == label].flatten(1)
+            drawn = images[labels == label].flatten(1).unique(dim=0)
+            assert all((own == image).all(1).any() for image in drawn)
+            assert len(drawn) == 3 if len(own) >= 3 else 1 <= len(drawn) <= len(own)
     seen = torch.cat([labels for _, labels in made]).unique()
     assert seen.tolist() == [0, 1, 2, 3, 4]
 
@@ -374,13 +378,14 @@ def test_loss_and_metrics_are_means_over_images_not_batches():
         epochs=3,
         metrics=lambda outputs, labels: {
             "even": (labels % 2 == 0).float().mean(),
-            "grad": outputs.grad_fn is None,
+            "gradient": float(torch.is_grad_enabled()),
         },
     )
     toy = Toy()
     for row in history.rows:
         assert row["loss"] == pytest.approx(toy.labels.float().mean().item())
         assert row["even"] == pytest.approx((toy.labels % 2 == 0).float().mean().item())
+        assert row["gradient"] == 0
 
 
 def test_the_loss_falls_on_a_problem_that_can_be_learnt():
@@ -445,6 +450,115 @@ def test_amp_runs_the_model_in_bfloat16_and_the_loss_in_float32():
         assert set(inner) == {expected}
         assert set(outer) == {torch.float32}
         assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_plateau_schedule_watches_the_mean_loss_of_the_epoch(tmp_path):
+    """A loss that never falls: after two epochs without progress a tenth of the rate, also over a resume."""
+
+    def run(epochs, path=None):
+        torch.manual_seed(0)
+        model = nn.Linear(16, 5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=1)
+        history = fit(
+            model,
+            lambda outputs, labels: 0 * outputs.sum() + 1,
+            optimizer,
+            loader(Flat(), 5),
+            epochs=epochs,
+            scheduler=schedule,
+            checkpoint=path,
+            device="cpu",
+        )
+        return [row["lr"] for row in history.rows]
+
+    rates = [0.1, 0.1, 0.1, 0.01, 0.01, 0.001]
+    assert run(6) == pytest.approx(rates)
+    assert run(2, tmp_path / "run.pt") == pytest.approx(rates[:2])
+    assert run(6, tmp_path / "run.pt") == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "per_step", "message"),
+    [
+        (lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o), True, "scheduler_per_step=True"),
+        (lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, mode="max"), False, "mode='max'"),
+        (
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1, total_steps=13),
+            True,
+            "ends after 13 steps, .* 14",
+        ),
+        (
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1, total_steps=1),
+            False,
+            "ends after 1 steps, .* 2",
+        ),
+    ],
+)
+def test_a_schedule_that_would_fail_later_is_refused_before_the_first_step(schedule, per_step, message):
+    model = nn.Linear(16, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.clone()
+    with pytest.raises(ValueError, match=message):
+        fit(model, nn.CrossEntropyLoss(), optimizer, loader(Flat(), 4), epochs=2, device="cpu",
+            scheduler=schedule(optimizer), scheduler_per_step=per_step)  # fmt: skip
+    assert torch.equal(model.weight, before)
+
+
+def normed(*layers):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), *layers, nn.Flatten(), nn.LazyLinear(5))
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [loader(Toy(), 8), loader(Toy(), 1), DataLoader(Toy(), batch_size=8), DataLoader(Toy(), batch_size=24)],
+)
+def test_batch_norm_on_a_last_batch_of_one_is_refused_before_the_first_step(batches):
+    model = normed(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)).eval()
+    model(Toy().images)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"last batch of an epoch holds one image.*drop_last=True"):
+        fit(model, nn.CrossEntropyLoss(), optimizer, batches, epochs=1, device="cpu")
+    assert equal(before, dict(model.state_dict()))
+
+
+@pytest.mark.parametrize("layers", [(nn.BatchNorm2d(4),), (nn.Flatten(), nn.LayerNorm(16))])
+def test_trying_a_last_batch_of_one_leaves_no_trace(layers):
+    """What can train on one image trains as by hand: same dropout, same running statistics."""
+    model = normed(*layers)
+    model.eval()(Toy().images)
+    twin = copy.deepcopy(model).train()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, twin)]
+    torch.manual_seed(1)
+    fit(model, nn.CrossEntropyLoss(), optimizers[0], loader(Toy(), 8), epochs=1, device="cpu")
+    torch.manual_seed(1)
+    for images, labels in loader(Toy(), 8):
+        optimizers[1].zero_grad()
+        nn.functional.cross_entropy(twin(images), labels).backward()
+        optimizers[1].step()
+    assert equal(model.state_dict(), twin.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        (loader(Toy(), 8), True),
+        (loader(Toy(), 8, drop_last=True), False),
+        (loader(Toy(), 1, drop_last=True), True),
+        (loader(Toy(), 7), False),
+        (pk_loader(Toy(), 3, 2, batches=3), False),
+        (DataLoader(Toy(), batch_size=8), True),
+        (DataLoader(Toy(), batch_size=8, drop_last=True), False),
+        (DataLoader(Toy(), batch_sampler=[[0], [1, 2]]), False),  # it does not tell
+        ([1], False),
+    ],
+)
+def test_which_loaders_end_in_one_image(batches, expected):
+    assert ends_in_one(batches) is expected
+    if expected:
+        assert len(list(batches)[-1][1]) == 1
 
 
 def test_short_runs_print_nothing(capsys):
@@ -535,7 +649,7 @@ def test_a_non_finite_loss_stops_before_its_step_and_keeps_the_checkpoint(tmp_pa
 
 def test_a_late_look_at_the_losses_names_the_first_bad_step():
     """What an accelerator does: many steps are added before the losses are looked at."""
-    epoch = training._Epoch(2, torch.device("cpu"))
+    epoch = Epoch(2, torch.device("cpu"))
     for step, value in enumerate([1.0, 2.0, float("inf"), 4.0, float("nan")]):
         epoch.add(torch.tensor(value, requires_grad=True), {}, 4, 0.1 * (step + 1))
     with pytest.raises(NonFiniteLoss, match="the loss is inf at step 3 of epoch 2") as caught:
@@ -683,6 +797,19 @@ def test_a_really_full_disk_leaves_the_previous_checkpoint(saved, whole):
     assert equal(Run(saved).fit().state(), whole[False])
 
 
+def test_a_checkpoint_behind_a_symbolic_link_is_written_where_the_link_leads(tmp_path, whole):
+    """A big disk elsewhere, linked into the project."""
+    (tmp_path / "big").mkdir()
+    link = tmp_path / "run.pt"
+    link.symlink_to(tmp_path / "big" / "kept.pt")
+    Run(link).fit(2)
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "big").iterdir()] == ["kept.pt"]
+    assert equal(Run(link).fit().state(), whole[False])
+    assert link.is_symlink()
+    assert len(torch.load(tmp_path / "big" / "kept.pt", weights_only=True)["rows"]) == EPOCHS
+
+
 def test_state_that_could_not_be_read_back_is_refused_when_written(tmp_path):
     class Odd(nn.CrossEntropyLoss):
         def get_extra_state(self):
@@ -714,47 +841,6 @@ def test_a_killed_process_resumes_exactly(tmp_path, whole):
     assert part.read_bytes() == b"half of it"
     assert len(torch.load(path, weights_only=True)["rows"]) == 2
     assert equal(Run(path).fit().state(), whole[False])
-
-
-# ---- weights
-
-
-def test_weights_come_back_bit_for_bit(tmp_path):
-    model, other = make_model().to(memory_format=torch.channels_last), make_model()
-    assert not equal(model.state_dict(), other.state_dict())
-    save_weights(model, tmp_path / "new folder" / "w.safetensors")
-    load_weights(other, tmp_path / "new folder" / "w.safetensors")
-    assert equal(model.state_dict(), other.state_dict())
-
-
-def test_weights_that_share_memory_come_back_too(tmp_path):
-    def tied():
-        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-        model[1].weight = model[0].weight
-        return model
-
-    model, other = tied(), tied()
-    save_weights(model, tmp_path / "w.safetensors")
-    load_weights(other, tmp_path / "w.safetensors")
-    assert equal(model.state_dict(), other.state_dict())
-    assert other[1].weight is other[0].weight
-
-
-def test_bad_weights_are_refused_and_leave_the_model_alone(tmp_path):
-    path, model = tmp_path / "w.safetensors", make_model()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match="cannot read weights"):
-        load_weights(model, path)
-    save_weights(make_model(7), path)
-    with pytest.raises(CheckpointError, match=r"5.weight \(7, 16\) there, \(6, 16\) here"):
-        load_weights(model, path)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="cannot read weights"):
-        load_weights(model, path)
-    with file_size_limit(100), pytest.raises(CheckpointError, match="could not write"):
-        save_weights(model, path)
-    assert list(tmp_path.iterdir()) == [path]
-    assert equal(before, dict(model.state_dict()))
 
 
 # ---- embed

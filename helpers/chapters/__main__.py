@@ -2,6 +2,6 @@
 
 import sys
 
-from helpers.chapters.run import main
+from helpers.chapters.command_line import main
 
 sys.exit(main())

@@ -7,7 +7,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,7 +123,7 @@ def execute_notebook(
             raise ChapterError(f"{source.name} was edited while it ran; the outputs would not belong to it")
         write_atomically(target, nbformat.writes(finished).rstrip("\n") + "\n")
     except BaseException as error:
-        if part.exists():
+        with suppress(OSError):  # the run's own error is the one to tell
             os.replace(part, failed)
         if not isinstance(error, Exception):
             raise
@@ -144,36 +145,36 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if not isinstance(error, ChapterError) else str(error)
 
 
+def _sections(cells: Iterable[NotebookNode]) -> Iterator[tuple[str, NotebookNode]]:
+    """Every code cell with the `##` heading above it, outside code fences."""
+    section = "Set-up"
+    for cell in cells:
+        if cell.cell_type == "code":
+            yield section, cell
+        else:
+            prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", cell.source)
+            section = [section, *re.findall(r"(?m)^##\s+(.+?)\s*$", prose)][-1]
+
+
 def _progress(stem: str, nb: NotebookNode, started: float) -> Callable[..., None]:
-    heading, count, total = "", 0, sum(c.cell_type == "code" for c in nb.cells)
+    places = {cell.id: (i, section) for i, (section, cell) in enumerate(_sections(nb.cells), start=1)}
 
     def cell_started(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal heading, count
-        if cell.cell_type == "markdown":
-            heading = next((title for _, title in reversed(_headings(cell.source))), heading)
-        elif INJECTED not in cell.metadata.get("tags", []):
-            count += 1
-            elapsed = time.monotonic() - started
-            print(f"{stem} [{count:>3}/{total}] {elapsed:7.1f} s  {heading}", file=sys.stderr, flush=True)
+        if cell.get("id") in places:
+            (count, section), elapsed = places[cell.id], time.monotonic() - started
+            print(
+                f"{stem} [{count:>3}/{len(places)}] {elapsed:7.1f} s  {section}", file=sys.stderr, flush=True
+            )
 
     return cell_started
 
 
-def _headings(source: str) -> list[tuple[int, str]]:
-    """(level, text) of the ATX headings outside code fences."""
-    prose = re.sub(r"(?ms)^(```|~~~).*?^\1", "", source)
-    return [(len(m[1]), m[2].strip()) for m in re.finditer(r"(?m)^(#{1,6})\s+(.+)$", prose)]
-
-
 def _section_seconds(executed: NotebookNode) -> list[tuple[str, float]]:
-    section, seconds = "Set-up", {}
-    for cell in executed.cells:
-        if cell.cell_type == "markdown":
-            section = next(
-                (title for level, title in reversed(_headings(cell.source)) if level == 2), section
-            )
-        duration = cell.metadata.get("papermill", {}).get("duration") if cell.cell_type == "code" else None
-        seconds[section] = seconds.get(section, 0.0) + (duration or 0.0)
+    seconds: dict[str, float] = {}
+    for section, cell in _sections(executed.cells):
+        seconds[section] = seconds.get(section, 0.0) + (
+            cell.metadata.get("papermill", {}).get("duration") or 0
+        )
     return [(title, round(value, 1)) for title, value in seconds.items()]
 
 
@@ -184,7 +185,8 @@ def _restored(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
         injected = INJECTED in cell.metadata.get("tags", [])
         kept = nbformat.from_dict({**cell, "metadata": {"tags": [INJECTED]}} if injected else next(originals))
         if cell.cell_type == "code":
-            kept.outputs, kept.execution_count = _without_progress_bars(cell.outputs), cell.execution_count
+            kept.outputs = [o for o in map(_without_progress_bars, cell.outputs) if o]
+            kept.execution_count = cell.execution_count
         cells.append(kept)
     metadata = {k: v for k, v in nb.metadata.items() if k not in ("widgets", "papermill", STAMP)}
     metadata |= {"kernelspec": KERNELSPEC, "language_info": executed.metadata.language_info}
@@ -194,23 +196,15 @@ def _restored(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
     return nbformat.from_dict({**nb, "cells": cells, "metadata": metadata})
 
 
-def _without_progress_bars(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Outputs without tqdm's bars, whether text on stderr or widgets."""
+def _without_progress_bars(output: NotebookNode) -> NotebookNode | None:
+    """An output without tqdm's bars, whether text on stderr or a widget; None when nothing is left."""
     bar = re.compile(r"\d+%\|.*\||\d+(it|\S+)? \[\d+:\d+, ")
-    kept = []
-    for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            lines = [
-                line for line in re.split(r"[\r\n]+", output.text) if line.strip() and not bar.search(line)
-            ]
-            output = nbformat.from_dict({**output, "text": "\n".join(lines)})
-            if not lines:
-                continue
-        data = output.get("data", {})
-        if "application/vnd.jupyter.widget-view+json" in data and bar.search(data.get("text/plain", "")):
-            continue
-        kept.append(output)
-    return kept
+    if output.get("name") == "stderr":
+        lines = [x for x in re.split(r"[\r\n]+", output.text) if x.strip() and not bar.search(x)]
+        return nbformat.from_dict({**output, "text": "\n".join(lines)}) if lines else None
+    data = output.get("data", {})
+    widget = "application/vnd.jupyter.widget-view+json" in data
+    return None if widget and bar.search(data.get("text/plain", "")) else output
 
 
 def _refuse_silent_failures(nb: NotebookNode, stderr_fails: bool) -> None:

@@ -2,176 +2,125 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers.chapters.grids import Cell, Grid, grid_folder, holds_run
-from helpers.claims.ledger import Claim, Measurement, judge, load_ledger, paired_interval
+import numpy as np
+
+from helpers.chapters.grids import Cell, Grid
+from helpers.claims.ledger import load_ledger
+from helpers.claims.measurement import Measurement
 from helpers.claims.recording import collect
+from helpers.claims.report import because_text, result_text, verdict_text
+from helpers.claims.verdict import Run, judge_tier
+from helpers.experiments.comparison import Paired
 from helpers.files import write_atomically
 from helpers.provenance import provenance
 from helpers.tables import markdown_table
 
-DONE, FAILED, STOPPED, MISSING = STATUS = ("done", "failed", "stopped", "not run")
-
 
 def write_summary(grid: Grid, root: Path) -> Path:
-    """Write `summary.json` and `summary.md` of the cells that are there; returns the Markdown file.
+    """Write `summary.md` of the cells that are there; returns its path.
+
+    Cells whose parameters differ in `seed` alone form one setting; for every claim a setting pools the
+    per-seed effects of its cells.
 
     Raises:
         ClaimError: a cell's measurement is malformed or not in the ledger.
     """
-    folder = grid_folder(grid, root)
-    summary = summarise(grid, folder, Path(root) / "reproduce" / "claims.yaml")
-    write_atomically(folder / "summary.md", _markdown(summary))
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    folder = grid.folder(root)
+    text = "\n\n".join(_parts(grid, folder, Path(root) / "reproduce" / "claims.yaml")) + "\n"
+    write_atomically(folder / "summary.md", text)
     return folder / "summary.md"
 
 
-def summarise(grid: Grid, folder: Path, ledger: Path) -> dict[str, Any]:
-    """Everything that the summary says, as JSON data.
-
-    Cells whose parameters differ in `seed` alone form one setting. For every claim a setting pools the
-    per-seed effects of its cells; the intervals are 95 % t intervals over these seeds.
-    """
-    rows = load_ledger(ledger)
-    cells = [_cell_record(cell, grid.source, folder) for cell in grid.cells]
-    settings: dict[str, dict[str, Any]] = {}
-    for record in cells:
-        parameters = {n: v for n, v in record["parameters"].items() if n != "seed"}
-        setting = settings.setdefault(json.dumps(parameters), {"parameters": parameters, "cells": []})
-        if record["status"] == DONE:
-            setting["cells"].append(record["id"])
-    for setting in settings.values():
-        setting["claims"] = _claims([folder / "cells" / f"{i}.ipynb" for i in setting["cells"]], rows, ledger)
-    return {
-        "grid": grid.name,
-        "about": grid.about,
-        "lacks": grid.lacks,
-        "chapter": grid.chapter,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "counts": {status: sum(c["status"] == status for c in cells) for status in STATUS},
-        "settings": list(settings.values()),
-        "cells": cells,
-    }
+def holds_run(path: Path, source: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether `path` is a complete run of this source with these parameters."""
+    try:
+        stamp = provenance(path)
+    except (OSError, ValueError):
+        return False
+    return stamp.get("source_hash") == source and parameters.items() <= stamp["parameters"].items()
 
 
-def _cell_record(cell: Cell, source: str, folder: Path) -> dict[str, Any]:
-    """A cell with its status; the result of an earlier version of the chapter does not count."""
-    done, work = folder / "cells" / f"{cell.id}.ipynb", folder / "work" / cell.id
-    error = work.with_suffix(".error")
-    record: dict[str, Any] = {"id": cell.id, "parameters": cell.values}
-    if holds_run(done, source, cell.values):
-        stamp = provenance(done)
-        keys = ("date", "device", "wall_seconds", "helpers_hash", "versions")
-        return record | {"status": DONE, **{k: stamp.get(k) for k in keys}}
-    if error.is_file():
-        return record | {"status": FAILED, "error": error.read_text(encoding="utf-8")}
-    return record | {"status": STOPPED if work.with_suffix(".lock").is_file() else MISSING}
-
-
-def _claims(paths: Sequence[Path], rows: Mapping[str, Claim], ledger: Path) -> dict[str, Any]:
-    measured: dict[str, list[Measurement]] = {}
-    for path in paths:  # one by one: a claim may be measured once in a notebook, and once in every cell
-        for result in collect([path], ledger):
-            measured.setdefault(result.measurement.claim_id, []).append(result.measurement)
-    return {i: _pooled(row, measured[i]) for i, row in rows.items() if i in measured}
-
-
-def _pooled(row: Claim, found: Sequence[Measurement]) -> dict[str, Any]:
-    """What cells that differ in their seeds say together about one claim."""
-    if row.kind == "identity":
-        together = replace(found[0], violation=max(m.violation for m in found))
-        return {
-            "verdict": judge(row, together).verdict, "violation": together.violation,
-            "tolerance": row.tolerance, "unit": row.unit,
-        }  # fmt: skip
-
-    def pool(part: str) -> dict[str, list[float]]:
-        names = dict.fromkeys(name for m in found for name in getattr(m, part))
-        return {name: [v for m in found for v in getattr(m, part).get(name, [])] for name in names}
-
-    together = replace(
-        found[0],
-        effects=[v for m in found for v in m.effects],
-        controls=pool("controls"),
-        summaries=pool("summaries"),
-        thesis_setting=all(m.thesis_setting for m in found),
-    )
-    verdict = judge(row, together)
-    return {
-        "verdict": verdict.verdict,
-        "effect": _interval(together.effects),
-        "controls": {n: _interval(v) | {"beaten": verdict.beaten[n]} for n, v in together.controls.items()},
-        "summaries": {n: _interval(v) for n, v in together.summaries.items()},
-        "direction": row.direction,
-        "tolerance": row.tolerance,
-        "unit": row.unit,
-    }
-
-
-def _interval(values: Sequence[float]) -> dict[str, float]:
-    return asdict(paired_interval(values)) | {"seeds": len(values)}
-
-
-def _markdown(summary: Mapping[str, Any]) -> str:
-    counts, cells = summary["counts"], summary["cells"]
-    parts = [f"# Grid {summary['grid']}, chapter {summary['chapter']}", summary["about"].strip()]
-    if summary["lacks"]:
-        parts.append(f"**Against the thesis's setting:** {summary['lacks'].strip()}")
-    parts.append(
-        f"{len(cells)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items()) + f". {summary['date']}"
-    )
-    versions = {c["helpers_hash"] for c in cells if c["status"] == DONE}
-    if len(versions) > 1:
-        parts.append(
-            f"**The cells ran under {len(versions)} versions of `helpers/`.** To run all of them again, "
+def _parts(grid: Grid, folder: Path, ledger: Path) -> Iterator[str]:
+    yield f"# Grid {grid.name}, chapter {grid.chapter}"
+    yield grid.about.strip()
+    if grid.lacks:
+        yield f"What keeps this from being the thesis's setting: {grid.lacks.strip()}"
+    paths = {cell.id: folder / "cells" / f"{cell.id}.ipynb" for cell in grid.cells}
+    done = [cell for cell in grid.cells if holds_run(paths[cell.id], grid.source, cell.values)]
+    missing = [[c.id, _values(c.values), _status(c, folder)] for c in grid.cells if c not in done]
+    yield f"{len(grid.cells)} cells: {len(done)} done, {len(missing)} without a result."
+    if len({provenance(paths[cell.id]).get("code_hash") for cell in done}) > 1:
+        yield (
+            "**The cells ran under several versions of the code they reach.** To run all of them again, "
             "delete this grid's folder."
         )
-    if counts[FAILED]:
-        body = [[c["id"], _values(c["parameters"]), _first_line(c["error"])] for c in cells if "error" in c]
-        parts += ["## Failed cells", markdown_table(["Cell", "Parameters", "Error"], body)]
-        parts.append("The partial notebooks are `work/CELL.failed.ipynb`, the full output is in `logs/`.")
-    if counts[STOPPED] or counts[MISSING]:
-        body = [
-            [c["id"], _values(c["parameters"]), c["status"]]
-            for c in cells
-            if c["status"] in (STOPPED, MISSING)
-        ]
-        parts += ["## Cells without a result", markdown_table(["Cell", "Parameters", "Status"], body)]
-        parts.append("A stopped cell still runs, or was killed: by hand, or for its time or memory.")
-    for setting in summary["settings"]:
-        parts.append(f"## {_values(setting['parameters']) or 'The defaults'}")
-        body = [
-            [i, _effect(c), "; ".join(_control(n, v) for n, v in c.get("controls", {}).items()), c["verdict"]]
-            for i, c in setting["claims"].items()
-        ]
-        head = ["Claim", "Mean and 95 % interval", "Against its controls", "Verdict"]
-        parts.append(markdown_table(head, body) if body else "Nothing was measured.")
-    return "\n\n".join(parts) + "\n"
+    if missing:
+        yield markdown_table(["Cell", "Parameters", "Why"], missing)
+        yield "`cells/CELL.failed.ipynb` is what a failed cell left, `logs/` holds the full output."
+    settings: dict[str, list[Path]] = {}
+    for cell in grid.cells:
+        setting = _values({n: v for n, v in cell.values.items() if n != "seed"})
+        settings.setdefault(setting, []).extend([paths[cell.id]] if cell in done else [])
+    for setting, found in settings.items():
+        yield f"## {setting or 'The defaults'}"
+        body = _claims(found, ledger)
+        head = ["Claim", "Result", "Because of the method?", "Verdict"]
+        yield markdown_table(head, body) if body else "Nothing was measured."
+
+
+def _status(cell: Cell, folder: Path) -> str:
+    """Why a cell has no result: its error, or that it was stopped, or nothing of it is there."""
+    log = folder / "logs" / f"{cell.id}.log"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    if found := re.search(r"(?m)^(?:error|refused): (.*)", text):
+        return found[1]
+    stopped = "still runs, or was killed: by hand, or for its time or memory"
+    return stopped if (folder / "cells" / f"{cell.id}.lock").is_file() else "not run"
 
 
 def _values(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters.items())
 
 
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]
+def _claims(paths: Sequence[Path], ledger: Path) -> list[list[str]]:
+    """Id, result, controls and verdict of every claim measured in these cells."""
+    rows, measured = load_ledger(ledger), {}
+    for path in paths:  # one by one: a claim may be measured once in a notebook, and once in every cell
+        for result in collect([path], ledger):
+            measured.setdefault(result.measurement.claim_id, []).append(result.measurement)
+    pooled = {i: _pooled(found) for i, found in measured.items()}
+    verdicts = judge_tier(rows, {i: Run(m) for i, m in pooled.items()})
+    return [
+        [i, result_text(rows[i], v, pooled.get(i)), because_text(v), verdict_text(v)]
+        for i, v in verdicts.items()
+        if i in pooled or set(rows[i].components) & set(pooled)
+    ]
 
 
-def _effect(claim: Mapping[str, Any]) -> str:
-    if "violation" in claim:
-        return f"violation {claim['violation']:.3g}, tolerance {claim['tolerance']:g} {claim['unit']}"
-    return f"{_span(claim['effect'])} {claim['unit']}, {claim['effect']['seeds']} seeds"
+def _pooled(found: Sequence[Measurement]) -> Measurement:
+    """What cells that differ in their seeds say together about one claim."""
+    if found[0].effects is None:
+        return replace(found[0], violation=max(m.violation for m in found))
+    names = dict.fromkeys(name for m in found for name in m.controls)
+    controls = {n: _together([m.controls[n] for m in found if n in m.controls]) for n in names}
+    failed = next((m.gate for m in found if m.gate and not m.gate.passed), found[0].gate)
+    thesis = all(m.thesis_setting for m in found)
+    effects = _together([m.effects for m in found])
+    return replace(
+        found[0], effects=effects, controls=controls, gate=failed, thesis_setting=thesis, summaries={}
+    )
 
 
-def _control(name: str, value: Mapping[str, Any]) -> str:
-    return f"{'beats' if value['beaten'] else 'does not beat'} {name}: {_span(value)}"
-
-
-def _span(interval: Mapping[str, float]) -> str:
-    return f"{interval['mean']:+.3g} ({interval['low']:+.3g} to {interval['high']:+.3g})"
+def _together(parts: Sequence[Paired]) -> Paired:
+    """Paired differences of several cells as one; their test items count as the same, which is cautious."""
+    effects = [effect for part in parts for effect in part.effects]
+    residual = float(np.mean([part.ms_res for part in parts]))
+    of_items = float(np.mean([(p.ms_item - p.ms_res) / len(p.effects) for p in parts]))
+    items, redrawn = min(p.items for p in parts), all(p.redrawn for p in parts)
+    return Paired(effects, items, residual + len(effects) * of_items, residual, redrawn)

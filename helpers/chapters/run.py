@@ -1,13 +1,7 @@
-"""Run chapters in batch: checked parameters in, a complete stamped notebook out, or nothing.
-
-`python -m helpers.chapters run 03 -p seed 1` runs one chapter with papermill behind a strict gate; `execute`
-writes a chapter's own outputs back into it; `check` inspects parameters cells; `reproduce` runs whatever is
-out of date and writes HTML copies and the claims report; `report` writes it from the stored notebooks.
-"""
+"""Run chapters: checked parameters in, a complete stamped notebook out, or nothing; then the reports."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -16,19 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 from joblib import Parallel, delayed
 
 from helpers import PROJECT_ROOT, claims
 from helpers.chapters.execution import execute_notebook, read_notebook
-from helpers.chapters.parameters import (
-    ParameterError,
-    check_parameters,
-    overrides,
-    parameters_of,
-    parse_values,
-)
-from helpers.claims.report import ledger_summary, results_markdown
+from helpers.chapters.parameters import moved_paths, overrides, parameters_of
+from helpers.claims.measurement import Result
+from helpers.claims.report import ledger_table, readme_block, results_markdown
+from helpers.experiments.evidence import Evidence, all_evidence
 from helpers.experiments.parallel import worker_count
 from helpers.files import ChapterError, chapter_titles, find_chapter, find_chapters, write_atomically
 from helpers.provenance import STAMP, circumstances, device_name, error_outputs, provenance
@@ -39,6 +28,7 @@ def run_chapter(
     parameters: Mapping[str, Any] | None = None,
     *,
     out: str | Path | None = None,
+    typed_in: str | Path = "",
     cell_timeout: int | None = None,
     recompute: bool = False,
     workers: int | None = None,
@@ -53,8 +43,9 @@ def run_chapter(
     Args:
         parameters: values by name; numpy scalars and paths are converted.
         out: another place for the result.
+        typed_in: folder where relative paths among the parameters start; by default the current one.
         cell_timeout: seconds that one cell may take.
-        recompute: take no result from `data/cache/` (`helpers/cache.py`).
+        recompute: take no result from `data/cache/`.
         workers: processes that the chapter may start for its runs, each with one thread; None leaves both as
             the environment has them.
 
@@ -64,7 +55,7 @@ def run_chapter(
     """
     source = find_chapter(name, root)
     nb = read_notebook(source)
-    changed = overrides(nb, parameters or {})
+    changed = overrides(nb, moved_paths(nb, parameters or {}, Path(typed_in).resolve(), source.parent))
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
     stem = f"{source.stem}__{digest}" if changed else source.stem
     target = Path(out).resolve() if out else Path(root).resolve() / "build" / "chapters" / f"{stem}.ipynb"
@@ -110,7 +101,7 @@ def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: 
 
 
 def up_to_date(source: Path, root: Path = PROJECT_ROOT) -> bool:
-    """Whether `build/chapters` holds this chapter run with the present defaults, source and helpers."""
+    """Whether `build/chapters` holds this chapter run with the present defaults, source and code."""
     built = _built(source, root)
     if not built.is_file():
         return False
@@ -134,7 +125,8 @@ def reproduce(
     """Run every chapter that is out of date, write the reading copies and the claims report.
 
     What runs takes nothing from `data/cache/`: every result is computed again. `build/RESULTS.md` and
-    `build/html/claims.html` tell of this run, `reproduce/RESULTS.md` and the README of the stored notebooks.
+    `build/html/claims.html` set this run beside the kept evidence; `reproduce/RESULTS.md` and the README tell
+    of the stored notebooks and the evidence alone.
 
     Args:
         jobs: chapters that run side by side and share the cores (`CTG_WORKERS` if set, else all); by default
@@ -196,27 +188,32 @@ def _bring_up_to_date(source: Path, stale: bool, cell_timeout: int | None, worke
 
 
 def write_claims(notebooks: Sequence[Path], root: Path = PROJECT_ROOT) -> None:
-    """Print the claims table of executed notebooks, write `build/RESULTS.md` and `build/html/claims.html`."""
+    """Set what executed notebooks measured, this copy's own run, beside the evidence that is kept.
+
+    Prints the claims table, writes `build/RESULTS.md` and `build/html/claims.html`.
+    """
     from helpers.claims.page import claims_page  # matplotlib is slow to import
 
-    build, ledger = Path(root) / "build", Path(root) / "reproduce" / "claims.yaml"
-    results, titles = claims.collect(notebooks, ledger), chapter_titles(notebooks)
+    build, (results, evidences, titles, ledger) = Path(root) / "build", _known(root)
+    known = {"ledger": ledger, "own": claims.collect(notebooks, ledger)}
     pages = {page.name[:2]: page.name for page in (build / "html").glob("[0-9][0-9]_*.html")}
-    print(claims.ledger_table(results, ledger=ledger))
-    write_atomically(build / "RESULTS.md", results_markdown(results, titles, ledger=ledger))
+    print(ledger_table(results, evidences, **known))
+    write_atomically(build / "RESULTS.md", results_markdown(results, evidences, titles, **known))
     page = build / "html" / "claims.html"
-    write_atomically(page, claims_page(results, titles=titles, pages=pages, ledger=ledger))
+    write_atomically(page, claims_page(results, evidences, titles=titles, pages=pages, **known))
     print(f"Each claim with its plot: {page}")
 
 
 def stored_reports(root: Path = PROJECT_ROOT) -> dict[Path, str]:
-    """What the README and `reproduce/RESULTS.md` must say, made anew from the stored notebooks, by path."""
-    root, chapters = Path(root), find_chapters(root)
-    ledger, readme = root / "reproduce" / "claims.yaml", root / "README.md"
-    results = claims.collect(chapters, ledger)
+    """What README, RESULTS.md and forest plot must say of stored notebooks and kept evidence, by path."""
+    from helpers.claims.figure import forest_svg  # matplotlib is slow to import
+
+    root, (*known, ledger) = Path(root), _known(root)
     reports = {
-        ledger.with_name("RESULTS.md"): results_markdown(results, chapter_titles(chapters), ledger=ledger)
+        root / "reproduce" / "RESULTS.md": results_markdown(*known, ledger=ledger),
+        root / "reproduce" / "forest.svg": forest_svg(*known, ledger=ledger),
     }
+    readme = root / "README.md"
     return reports | ({readme: readme_with_claims(root)} if readme.is_file() else {})
 
 
@@ -227,120 +224,17 @@ def write_stored_reports(root: Path = PROJECT_ROOT) -> None:
 
 
 def readme_with_claims(root: Path = PROJECT_ROOT) -> str:
-    """The README with the table between its `claims` markers made anew from the stored notebooks.
-
-    A README without both markers comes back as it is.
-    """
+    """The README with what stands between its `claims` markers made anew; without both markers as it is."""
     text = (Path(root) / "README.md").read_text(encoding="utf-8")
     before, begin, rest = text.partition("<!-- claims -->\n")
     _, end, after = rest.partition("<!-- end of claims -->")
     if not (begin and end):
         return text
-    ledger = Path(root) / "reproduce" / "claims.yaml"
-    table = ledger_summary(claims.collect(find_chapters(root), ledger), ledger=ledger)
-    return f"{before}{begin}{table.rstrip()}\n{end}{after}"
+    *known, ledger = _known(root)
+    return f"{before}{begin}{readme_block(*known, ledger=ledger).rstrip()}\n{end}{after}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status (1 a failed run or check, 2 a refused parameter)."""
-    options = _parser().parse_args(arguments)
-    root = Path(options.root)
-    try:
-        return {
-            "run": _main_run,
-            "execute": _main_execute,
-            "check": _main_check,
-            "reproduce": _main_reproduce,
-            "report": _main_report,
-        }[options.command](options, root)
-    except ParameterError as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 2
-    except (ChapterError, claims.ClaimError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; no result was replaced", file=sys.stderr)
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.chapters", description="Run the chapters in batch."
-    )
-    parser.add_argument("--root", default=PROJECT_ROOT, help="project folder (default: this one)")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run one chapter with checked parameters")
-    run.add_argument("chapter", help="03, 03_svmax, or the path of a notebook")
-    run.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter"
-    )
-    run.add_argument(
-        "-y", default="{}", metavar="YAML", help="several parameters, such as '{seed: 1, sizes: [8, 16]}'"
-    )
-    run.add_argument("-o", metavar="OUT.ipynb", help="where to write (default: build/chapters/)")
-    execute = commands.add_parser(
-        "execute", help="run chapters at their defaults and store the outputs in them"
-    )
-    execute.add_argument("chapters", nargs="+")
-    check = commands.add_parser("check", help="check that every declared parameter is valid and read")
-    check.add_argument("paths", nargs="*", help="notebooks (default: every chapter)")
-    every = commands.add_parser(
-        "reproduce", help="run what is out of date; write HTML copies and the claims report"
-    )
-    commands.add_parser("report", help="write the claims report from the stored notebooks, running nothing")
-    every.add_argument("--only", nargs="+", default=[], metavar="CHAPTER")
-    every.add_argument("--force", action="store_true", help="run also what is up to date")
-    every.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="chapters side by side (default: 2 on a CPU; 1 leaves the timings undisturbed)",
-    )
-    for command in (run, execute, every):
-        command.add_argument(
-            "--cell-timeout", type=int, metavar="SECONDS", help="longest time one cell may take"
-        )
-    return parser
-
-
-def _main_run(options: argparse.Namespace, root: Path) -> int:
-    source = find_chapter(options.chapter, root)
-    try:
-        many = yaml.safe_load(options.y)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"-y {options.y!r} is not valid YAML") from error
-    if not isinstance(many, dict):
-        raise ParameterError(f"-y {options.y!r} is not a YAML mapping like '{{seed: 1}}'")
-    values = many | parse_values(read_notebook(source), options.p)
-    print(run_chapter(source, values, out=options.o, cell_timeout=options.cell_timeout, root=root))
-    return 0
-
-
-def _main_execute(options: argparse.Namespace, root: Path) -> int:
-    for name in options.chapters:
-        print(execute_chapter(name, cell_timeout=options.cell_timeout, root=root))
-    write_stored_reports(root)
-    return 0
-
-
-def _main_check(options: argparse.Namespace, root: Path) -> int:
-    paths = [Path(p) for p in options.paths] or find_chapters(root)
-    problems = [f"{path.name}: {text}" for path in paths for text in check_parameters(read_notebook(path))]
-    print("\n".join(problems) or f"{len(paths)} notebooks: every parameter is declared, documented and read")
-    return 1 if problems else 0
-
-
-def _main_reproduce(options: argparse.Namespace, root: Path) -> int:
-    failures = reproduce(
-        options.only, force=options.force, jobs=options.jobs, cell_timeout=options.cell_timeout, root=root
-    )
-    if failures:
-        print("failed: " + ", ".join(line.split(":")[0] for line in failures), file=sys.stderr)
-    return 1 if failures else 0
-
-
-def _main_report(options: argparse.Namespace, root: Path) -> int:
-    write_claims(find_chapters(root), root)
-    write_stored_reports(root)
-    return 0
+def _known(root: Path) -> tuple[list[Result], list[Evidence], dict[str, str], Path]:
+    """What stored notebooks measured, the kept evidence, the chapters' titles, and the ledger."""
+    chapters, ledger = find_chapters(root), Path(root) / "reproduce" / "claims.yaml"
+    return claims.collect(chapters, ledger), all_evidence(root), chapter_titles(chapters), ledger

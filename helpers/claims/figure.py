@@ -1,52 +1,80 @@
-"""The plot that decides a claim: effects and controls against zero, or a violation against its tolerance."""
+"""The plots of the claims: one for each claim, and a forest plot of all effects."""
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from helpers.claims.ledger import Claim, Measurement, Verdict, judge, paired_interval
+from helpers.claims.ledger import LEDGER, Claim
+from helpers.claims.report import SIGNS, TIER_NAMES, because_text, by_chapter, interval_text
+from helpers.claims.standing import Standing, standings
+from helpers.claims.verdict import DECIDED, TIERS, VERDICTS
 from helpers.plotting import PALETTE, use_style
 
-WIDTH, ROW, FRAME = 6.0, 0.46, 0.95
-"""Inches: width of a figure, height of one row of dots, and height of a panel's title and axis."""
+if TYPE_CHECKING:
+    from helpers.claims.report import Kept, Runs, Titles
+
+ROW, FRAME = 0.46, 0.95
+"""Inches: height of one row of dots, and of a panel's title and axis."""
+WORD_COLORS = dict(zip(VERDICTS, ("green", "blue", "orange", "purple", *["grey"] * 3), strict=True))
+ANSWER_COLORS = {"beaten": "blue", "explains it": "orange", "open": "grey", "for comparison": "grey"}
+TIER_COLORS = dict(zip(TIERS, ("grey", "blue", "green", "purple"), strict=True))
+DASHED = {"linestyle": (0, (3, 2)), "linewidth": 1.5}
 
 
-def claim_figure(row: Claim, measurement: Measurement) -> tuple[Figure, str]:
-    """The figure of one measured claim and its alt text.
+def claim_figure(s: Standing) -> tuple[Figure, str] | None:
+    """The figure of one measured claim and its alt text; None for a composite or what was not run.
 
-    An effect has two panels: what each arm scored, one dot per seed, where the chapter recorded that, and the
-    paired differences, with their 95 % intervals, against zero and the smallest effect that counts. An
-    identity has a number line from its violation to its tolerance.
+    An effect has two panels: what each arm scored in the best tier, one dot per seed, where that was
+    recorded; and the paired differences of every tier and over the controls of the best, with 95 % intervals,
+    against zero and the smallest effect that counts. Kept evidence is solid, a laptop run hollow. An identity
+    has a number line from its violation to its tolerance.
     """
+    if s.row.kind == "composite" or not s.best.tiers:
+        return None
     use_style()
-    verdict = judge(row, measurement)
-    if measurement.violation is not None:
-        figure = Figure(figsize=(WIDTH, ROW + FRAME), layout="constrained")
-        _violation_line(figure.subplots(), row, measurement.violation)
-        return figure, f"Number line. {verdict.sentence}"
-    heights = [FRAME + ROW * len(panel) for panel in (measurement.summaries, _leads(measurement)) if panel]
-    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    best = s.measurements[s.best.tiers[0]]
+    if s.row.kind == "identity":
+        figure = Figure(figsize=(6, ROW + FRAME), layout="constrained")
+        _violation_line(figure.subplots(), s.row, best.violation)
+        return figure, f"Number line: violation {best.violation:.3g}, allowed up to {s.row.tolerance:g}."
+    leads = [
+        (
+            f"effect, {TIER_NAMES[t]}",
+            s.measurements[t].effects,
+            WORD_COLORS[s.verdicts[t].verdict],
+            t != "laptop",
+        )
+        for t in reversed(TIERS)
+        if t in s.measurements
+    ]
+    for name, paired in best.controls.items():
+        answer = s.shown.controls.get(name, "for comparison")
+        leads.append((f"over {name}: {answer}", paired, ANSWER_COLORS[answer], s.best.tiers[0] != "laptop"))
+    heights = [FRAME + ROW * len(panel) for panel in (best.summaries, leads) if panel]
+    figure = Figure(figsize=(6, sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
-    if measurement.summaries:
-        _arms(axes[0], measurement.summaries)
-    _differences(axes[-1], row, measurement, verdict)
-    return figure, _alt(measurement, verdict)
-
-
-def _leads(measurement: Measurement) -> dict[str, list[float]]:
-    """The effect and the leads over the controls, in the order in which they are drawn."""
-    return {"effect": measurement.effects, **measurement.controls}
-
-
-def _alt(measurement: Measurement, verdict: Verdict) -> str:
-    means = [f"{name} {np.mean(values):.3g}" for name, values in measurement.summaries.items()]
-    arms = f"Mean of each arm: {', '.join(means)}. " if means else ""
-    return f"Dots, one per seed. {arms}{' '.join([verdict.sentence, *verdict.controls.values()])}"
+    if best.summaries:
+        for position, values in enumerate(best.summaries.values()):
+            _dots(axes[0], position, values, PALETTE["grey"], solid=s.best.tiers[0] != "laptop")
+        title = f"Each arm, {TIER_NAMES[s.best.tiers[0]]}: a dot per seed, a bar at the mean"
+        _rows(axes[0], list(best.summaries), title)
+    _differences(axes[-1], s.row, leads)
+    said = "; ".join(f"{name} {interval_text(paired.interval())}" for name, paired, _, _ in leads)
+    means = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in best.summaries.items())
+    return (
+        figure,
+        f"Dots, one per seed. {f'Mean of each arm: {means}. ' * bool(means)}{said}. {s.best.verdict}.",
+    )
 
 
 def _rows(axes: Axes, names: Sequence[str], title: str) -> None:
@@ -57,37 +85,26 @@ def _rows(axes: Axes, names: Sequence[str], title: str) -> None:
     axes.set_title(title, fontsize=11)
 
 
-def _dots(axes: Axes, position: int, values: Sequence[float], color: str, *, filled: bool = True) -> None:
+def _dots(axes: Axes, position: int, values: Sequence[float], color: str, *, solid: bool) -> None:
     offsets = np.linspace(-0.15, 0.15, len(values))
-    face = color if filled else "white"
+    face = color if solid else "white"
     axes.plot(values, position + offsets, "o", color=color, markerfacecolor=face, markersize=5, zorder=3)
     axes.vlines(np.mean(values), position - 0.36, position + 0.36, color=color, linewidth=2.5, zorder=4)
 
 
-def _arms(axes: Axes, arms: Mapping[str, Sequence[float]]) -> None:
-    for position, values in enumerate(arms.values()):
-        _dots(axes, position, values, PALETTE["grey"])
-    _rows(axes, list(arms), "Each arm: a dot per seed, a bar at the mean")
-
-
-def _differences(axes: Axes, row: Claim, measurement: Measurement, verdict: Verdict) -> None:
-    answers = {True: "beaten", False: "not\N{NO-BREAK SPACE}beaten"}
-    names = ["the effect", *(f"over {name}: {answers[beaten]}" for name, beaten in verdict.beaten.items())]
-    for position, values in enumerate(_leads(measurement).values()):
-        color = PALETTE["orange" if position else "blue"]
-        interval = paired_interval(values)
-        width = interval.high - interval.low
-        axes.barh(position, width, 0.62, interval.low, color=color, alpha=0.2, linewidth=0)
-        filled = position == 0 or list(verdict.beaten.values())[position - 1]
-        _dots(axes, position, values, color, filled=filled)
+def _differences(axes: Axes, row: Claim, leads: Sequence[tuple]) -> None:
+    for position, (_, paired, color, solid) in enumerate(leads):
+        found = paired.interval()
+        if np.isfinite(found.se):
+            width = found.high - found.low
+            axes.barh(position, width, 0.62, found.low, color=PALETTE[color], alpha=0.2, linewidth=0)
+        _dots(axes, position, paired.effects, PALETTE[color], solid=solid)
     axes.use_sticky_edges = False  # room beyond the outermost interval
     axes.axvline(0, color=PALETTE["ink"], linewidth=1.2)
-    wanted = row.sign * row.tolerance
-    if wanted:
-        axes.plot([wanted, wanted], [-0.5, 0.5], color=PALETTE["blue"], linewidth=1.5, linestyle=(0, (3, 2)))
-    _rows(axes, names, "Paired differences, 95 % interval shaded")
-    counts = f"; counts from {wanted:+g} (dashed)" if wanted else f"; counts when {row.direction} than 0"
-    axes.set_xlabel(f"{textwrap.shorten(row.unit, 60)}{counts}", fontsize=10)
+    axes.axvline(row.sign * row.smallest, color=PALETTE["ink"], **DASHED)
+    _rows(axes, [name for name, *_ in leads], "Paired differences, 95 % interval shaded")
+    label = f"{textwrap.shorten(row.unit, 60)}; counts from {row.sign * row.smallest:+g} (dashed)"
+    axes.set_xlabel(label, fontsize=10)
 
 
 def _violation_line(axes: Axes, row: Claim, violation: float) -> None:
@@ -98,18 +115,85 @@ def _violation_line(axes: Axes, row: Claim, violation: float) -> None:
     axes.set_xlim(left, right)
     if row.tolerance:
         axes.axvspan(left, row.tolerance, color=PALETTE["blue"], alpha=0.12, linewidth=0)
-        axes.axvline(row.tolerance, color=PALETTE["blue"], linewidth=1.5, linestyle=(0, (3, 2)))
-    holds = violation <= row.tolerance
-    shape, color = ("o", PALETTE["blue"]) if holds else ("X", PALETTE["orange"])
+        axes.axvline(row.tolerance, color=PALETTE["blue"], **DASHED)
+    shape, color = ("o", "blue") if violation <= row.tolerance else ("X", "orange")
     place = (violation, shape) if violation else (left * 1.25, "<")
-    axes.plot(place[0], 0, place[1], color=color, markersize=8, clip_on=False, zorder=3)
-    axes.annotate(
-        f"{violation:.2g}" if violation else "exactly 0",
-        (place[0], 0),
-        xytext=(9, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=10,
-    )
+    axes.plot(place[0], 0, place[1], color=PALETTE[color], markersize=8, clip_on=False, zorder=3)
+    text = f"{violation:.2g}" if violation else "exactly 0"
+    axes.annotate(text, (place[0], 0), (9, 0), textcoords="offset points", va="center", fontsize=10)
     _rows(axes, ["largest violation"], f"Allowed: up to {row.tolerance:g} (shaded)")
     axes.set_xlabel(textwrap.shorten(row.unit, 60), fontsize=10)
+
+
+# ---- all effects
+
+
+def forest_svg(
+    results: Runs, evidences: Kept = (), titles: Titles = None, *, ledger: str | Path = LEDGER
+) -> str:
+    """`forest_figure` as SVG text, the same bytes for the same numbers."""
+    stand, buffer = standings(results, evidences, ledger=ledger), io.StringIO()
+    fixed = {"font.family": "DejaVu Sans", "svg.hashsalt": "forest", "svg.fonttype": "path"}
+    with mpl.rc_context():
+        use_style()
+        mpl.rcParams.update(fixed)
+        forest_figure(stand, titles).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def forest_figure(stand: Sequence[Standing], titles: Titles = None) -> Figure:
+    """The best evidence of every effect that was run, in multiples of its smallest effect that counts,
+    positive in the claimed direction; 9 inches wide. A solid dot is a firm verdict, a colour a tier."""
+    lines: list[Standing | str] = []
+    for _, title, of in by_chapter(stand, titles):
+        ran = [s for s in of if s.row.kind == "effect" and s.best.tiers]
+        lines += [title.split(":")[0], *ran] if ran else []
+    lines = lines or ["no effect was run yet"]
+    height = 0.24 * len(lines) + 1.2
+    figure = Figure(figsize=(9, height), facecolor="white")
+    axes = figure.add_axes((0.33, 0.62 / height, 0.46, 0.24 * len(lines) / height))
+    axes.set_xscale("symlog", linthresh=3, linscale=1.2)
+    axes.set_xlim(-40, 40)
+    ticks = (-30, -10, -3, -1, 0, 1, 3, 10, 30)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
+    axes.minorticks_off()
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color=PALETTE["ink"], linewidth=1)
+    axes.axvline(1, color=PALETTE["ink"], **DASHED)
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}
+    for y, line in enumerate(lines):
+        if isinstance(line, str):
+            axes.text(-0.7, y, line, weight="bold", **beside)
+            continue
+        axes.text(-0.02, y, line.row.label, ha="right", **beside)
+        because = ", but explained" if because_text(line.shown).startswith("no, ") else ""
+        axes.text(1.02, y, f"{SIGNS[line.best.verdict]} {line.best.verdict}{because}", **beside)
+        for tier, shift in zip(line.best.tiers, (0, 0.25), strict=False):
+            _whisker(axes, y + shift, line, tier)
+    axes.set_xlabel("effect as a multiple of the smallest effect that counts (dashed)", fontsize=9)
+    there = [tier for tier in TIERS if any(tier in s.best.tiers for s in stand)]
+    marks = [Line2D([], [], color=PALETTE[TIER_COLORS[t]], marker="o", label=TIER_NAMES[t]) for t in there]
+    marks.append(
+        Line2D(
+            [],
+            [],
+            color=PALETTE["ink"],
+            marker="o",
+            mfc="white",
+            linewidth=0,
+            label="hollow: provisional or undecided",
+        )
+    )
+    figure.legend(handles=marks, loc="upper center", ncols=len(marks), fontsize=9)
+    return figure
+
+
+def _whisker(axes: Axes, y: float, s: Standing, tier: str) -> None:
+    verdict, color = s.verdicts[tier], PALETTE[TIER_COLORS[tier]]
+    found, unit = verdict.interval, s.row.sign * s.row.smallest
+    mean, *ends = (value / unit for value in (found.mean, found.low, found.high))
+    axes.plot(np.clip(ends, *axes.get_xlim()), [y, y], color=color, linewidth=1.8)
+    face = color if verdict.verdict in DECIDED and not verdict.provisional else "white"
+    axes.plot(np.clip(mean, *axes.get_xlim()), y, "o", color=color, markerfacecolor=face, markersize=5.5)

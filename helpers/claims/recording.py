@@ -1,9 +1,4 @@
-"""The claims in a notebook: `record` what was measured, `collect` it again from executed notebooks.
-
-`reproduce/claims.yaml` lists the claims. A chapter calls `record`, which leaves the measurement in the
-notebook as an output with its own MIME type. `collect` reads executed notebooks, `judge` compares them with
-the ledger, `ledger_table` reports.
-"""
+"""The claims in a notebook: `record` what was measured, `collect` it again from executed notebooks."""
 
 from __future__ import annotations
 
@@ -11,53 +6,30 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
 
-from helpers.claims.ledger import (
-    LEDGER,
-    Claim,
-    ClaimError,
-    Measurement,
-    Result,
-    by_claim,
-    is_text,
-    judge,
-    load_ledger,
-    paired_interval,
-)
-from helpers.claims.report import claim_html, claim_lines, ledger_table
+from helpers.claims.ledger import LEDGER, Claim, ClaimError, load_ledger
+from helpers.claims.measurement import MIME, Measurement, Result, read
+from helpers.claims.report import card
+from helpers.experiments.comparison import Gate, Paired
 from helpers.provenance import STAMP
 
-__all__ = [
-    "LEDGER",
-    "MIME",
-    "ClaimError",
-    "Measurement",
-    "collect",
-    "judge",
-    "ledger_table",
-    "load_ledger",
-    "paired_interval",
-    "record",
-]
-
-MIME = "application/vnd.closing-the-gap.claim+json"
-MIN_SEEDS = 3
+MIN_SEEDS = 2
 
 
 def record(
     claim_id: str,
-    effects: Sequence[float] | None = None,
+    effects: Paired | Sequence[float] | None = None,
     *,
     setting: str,
     violation: float | None = None,
     summaries: Mapping[str, Sequence[float]] | None = None,
-    controls: Mapping[str, Sequence[float]] | None = None,
+    controls: Mapping[str, Paired | Sequence[float]] | None = None,
+    gate: Gate | None = None,
     thesis_setting: bool = False,
     note: str = "",
     ledger: str | Path = LEDGER,
@@ -66,46 +38,63 @@ def record(
 
     Args:
         claim_id: id of the row.
-        effects: (seeds,) method minus baseline, paired by seed, in the row's unit; for kind "effect".
+        effects: method minus baseline, paired by seed, in the row's unit; for kind "effect".
         setting: the data, network and budget used here, in words.
         violation: largest absolute violation found, >= 0; for a row of kind "identity".
         summaries: what the effects came from, name -> (seeds,) values, such as baseline and method.
-        controls: name of the control -> (seeds,) method minus control.
+        controls: name of the control -> method minus control.
+        gate: whether the row's precondition held; a row that names one cannot be contradicted without it.
         thesis_setting: True only when data, network and budget are the thesis's own.
 
     Raises:
-        ClaimError: unknown id, fewer than three seeds, non-finite numbers, or a refuting control left out.
+        ClaimError: unknown id, fewer than two seeds, non-finite numbers, or a refuting control left out.
     """
     rows = load_ledger(ledger)
     if claim_id not in rows:
         raise ClaimError(f"unknown claim {claim_id!r}; the ledger has: {', '.join(rows)}")
     row = rows[claim_id]
-    if not is_text(setting):
-        raise ClaimError(f"{claim_id}: setting must say what was run here, got {setting!r}")
-    if (row.kind == "effect") != (violation is None) or (row.kind == "effect") != (effects is not None):
-        wanted = "effects= (one per seed)" if row.kind == "effect" else "violation= (one number)"
-        raise ClaimError(f"{claim_id} is of kind {row.kind!r}: pass {wanted} and nothing else")
-    if row.kind == "identity" and (controls or summaries):
-        raise ClaimError(f"{claim_id} is an identity: controls and summaries belong to effects")
-    if left_out := sorted(set(row.refuting or ()) - set(controls or {})):
-        raise ClaimError(
-            f"{claim_id}: the ledger names the refuting control {left_out[0]!r}; pass it in controls="
-        )
-    per_seed = partial(_per_seed, claim_id)
-    values = None if effects is None else per_seed("effects", effects)
-    count = len(values or [])
+    _check_call(row, effects, violation, setting, summaries, controls)
+    count = None
+    if effects is not None:
+        effects = _paired(claim_id, "effects", effects)
+        count = len(effects.effects)
     measurement = Measurement(
         claim_id,
         setting,
-        effects=values,
-        violation=None if violation is None else _violation(claim_id, violation),
-        summaries={name: per_seed(f"summary {name!r}", v, count) for name, v in (summaries or {}).items()},
-        controls={name: per_seed(f"control {name!r}", v) for name, v in (controls or {}).items()},
+        effects=effects,
+        violation=None if violation is None else float(violation),
+        summaries={n: _per_seed(claim_id, f"summary {n!r}", v, count) for n, v in (summaries or {}).items()},
+        controls={n: _paired(claim_id, f"control {n!r}", v) for n, v in (controls or {}).items()},
+        gate=gate,
         thesis_setting=bool(thesis_setting),
         note=note,
     )
     _show(row, measurement)
     return measurement
+
+
+def _check_call(row: Claim, effects, violation, setting: str, summaries, controls) -> None:
+    if not (isinstance(setting, str) and setting.strip()):
+        raise ClaimError(f"{row.id}: setting must say what was run here, got {setting!r}")
+    if row.kind == "composite":
+        raise ClaimError(f"{row.id} is composite: record its components, {', '.join(row.components)}")
+    if (effects is not None, violation is not None) != (row.kind == "effect", row.kind == "identity"):
+        wanted = "effects= (one per seed)" if row.kind == "effect" else "violation= (one number)"
+        raise ClaimError(f"{row.id} is of kind {row.kind!r}: pass {wanted} and nothing else")
+    if row.kind == "identity" and (controls or summaries):
+        raise ClaimError(f"{row.id} is an identity: controls and summaries belong to effects")
+    if violation is not None and not 0 <= float(violation) < math.inf:
+        raise ClaimError(f"{row.id}: violation must be a finite number >= 0, got {violation!r}")
+    if left_out := sorted(set(row.refuting or ()) - set(controls or {})):
+        raise ClaimError(
+            f"{row.id}: the ledger names the refuting control {left_out[0]!r}; pass it in controls="
+        )
+
+
+def _paired(claim_id: str, name: str, values: Paired | Sequence[float]) -> Paired:
+    """Plain numbers are one effect per seed."""
+    seeds = _per_seed(claim_id, name, values.effects if isinstance(values, Paired) else values)
+    return values if isinstance(values, Paired) else Paired.of(seeds)
 
 
 def _per_seed(claim_id: str, name: str, values: Sequence[float], count: int | None = None) -> list[float]:
@@ -122,42 +111,34 @@ def _per_seed(claim_id: str, name: str, values: Sequence[float], count: int | No
     return array.tolist()
 
 
-def _violation(claim_id: str, value: float) -> float:
-    number = float(value)
-    if not math.isfinite(number) or number < 0:
-        raise ClaimError(f"{claim_id}: violation must be a finite number >= 0, got {value!r}")
-    return number
-
-
 def _show(row: Claim, measurement: Measurement) -> None:
-    lines = claim_lines(row, measurement)
-    plain = f"Claim {row.id}\n" + "\n".join(f"  {name}: {text}" for name, text in lines)
+    plain, html = card(row, measurement)
     if get_ipython() is None:
         print(plain)
-        return
-    display({MIME: asdict(measurement), "text/html": claim_html(row, lines), "text/plain": plain}, raw=True)
+    else:
+        display({MIME: asdict(measurement), "text/html": html, "text/plain": plain}, raw=True)
 
 
 def collect(paths: Iterable[str | Path], ledger: str | Path = LEDGER) -> list[Result]:
     """Read the measurements out of executed notebooks, in order.
 
     Raises:
-        ClaimError: a file that is not a notebook, a measurement that is malformed or of an unknown claim, or
+        ClaimError: a file that is not a notebook, a measurement that is malformed or does not fit its row, or
             a second one of the same claim.
     """
-    results: list[Result] = []
+    rows, found = load_ledger(ledger), {}
     for path in map(Path, paths):
         try:
             nb = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ClaimError(f"{path} is not a notebook: {error}") from error
-        provenance = nb["metadata"].get(STAMP, {})
         outputs = [out for cell in nb["cells"] for out in cell.get("outputs", [])]
         for payload in (out["data"][MIME] for out in outputs if MIME in out.get("data", {})):
-            try:
-                measurement = Measurement(**payload)
-            except TypeError as error:
-                raise ClaimError(f"{path.name} holds a malformed claim output: {error}") from error
-            results.append(Result(measurement, path.name, provenance))
-    by_claim(results, load_ledger(ledger))
-    return results
+            measurement = read(payload, rows, path.name)
+            claim_id = measurement.claim_id
+            if claim_id in found:
+                raise ClaimError(
+                    f"{claim_id!r} is measured twice: {found[claim_id].notebook} and {path.name}"
+                )
+            found[claim_id] = Result(measurement, path.name, nb["metadata"].get(STAMP, {}))
+    return list(found.values())

@@ -1,198 +1,284 @@
-"""Reports on the ledger: one claim as lines and as HTML, the whole ledger as text or Markdown.
-
-`helpers/claims_page.py` makes the HTML page with a plot for each claim from the same lines.
-"""
+"""The ledger in words: a claim as a card or as lines, all claims as text, as Markdown and for the README."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from IPython.display import Markdown
+from jinja2 import Environment, PackageLoader
 
-from helpers.claims.ledger import (
-    LEDGER,
-    NOT_RUN,
-    REPRODUCED,
-    VERDICTS,
-    Claim,
-    Measurement,
-    Result,
-    Verdict,
-    by_claim,
-    judge,
-    load_ledger,
-)
+from helpers.claims.ledger import LEDGER, Claim
+from helpers.claims.measurement import Measurement, Result
+from helpers.claims.standing import Standing, measured, standings
+from helpers.claims.verdict import ANSWERS, POSITIVE, TIERS, VERDICTS, Verdict, judge
+from helpers.experiments.comparison import Interval
 from helpers.tables import aligned, markdown_table
 
-HOW_TO_READ = (
-    "An effect counts when its mean over seeds reaches the smallest effect named in advance and its 95 % "
-    "interval excludes zero: in the thesis's own setting it is then reproduced, in a smaller one it has the "
-    "same direction. An identity is reproduced when it holds to its tolerance. Controls are rival "
-    "explanations; one is beaten when the method leads it and the interval of that lead excludes zero."
-)
+if TYPE_CHECKING:
+    from helpers.experiments.evidence import Evidence
+
+    Runs, Kept, Titles = Sequence[Result], Sequence[Evidence], Mapping[str, str] | None
+
+SIGNS = dict(zip(VERDICTS, ("✔✔", "✔", "✘", "≠", "?", "○", "–"), strict=True))
+TIER_NAMES = dict(zip(TIERS, ("Laptop", "Study", "Real images", "GPU"), strict=True))
 
 
-def claim_lines(row: Claim, measurement: Measurement) -> list[tuple[str, str]]:
-    """(name, text) of what a reader of the chapter wants to know about one measured claim."""
-    verdict = judge(row, measurement)
-    return [
-        ("Claim", f"{row.claim} ({row.source})"),
-        ("Published", _published_text(row)),
-        ("Measure", f"{row.measure} [{row.unit}]"),
-        ("Here", measurement.setting),
-        ("Result", verdict.sentence),
-        *[
-            (name, f"{np.mean(v):.4g} ± {np.std(v, ddof=1):.2g} over seeds")
-            for name, v in measurement.summaries.items()
-        ],
-        *[("Control", sentence) for sentence in verdict.controls.values()],
-        *([("Controls", _controls_text(verdict))] if verdict.controls_beaten is not None else []),
-        *([("Note", measurement.note)] if measurement.note else []),
-        ("Verdict", verdict.verdict),
+def verdict_text(verdict: Verdict, word: str = "") -> str:
+    """A verdict like "contradicted (reversed), provisional"; `word` replaces it by that over all tiers."""
+    detail = f" ({verdict.detail})" if verdict.detail and word in ("", verdict.verdict) else ""
+    return f"{word or verdict.verdict}{detail}{', provisional' if verdict.provisional else ''}"
+
+
+def result_text(row: Claim, verdict: Verdict, measurement: Measurement | None) -> str:
+    """The effect with its interval, the violation, or what the components say; "" for what was not run."""
+    if row.kind == "composite":
+        counts = Counter(verdict.parts.values())
+        said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+        return f"components: {said}" if verdict.verdict != "not run" else ""
+    if row.kind == "identity":
+        return f"violation {measurement.violation:.2g} of {row.tolerance:g} allowed" if measurement else ""
+    if verdict.interval is None:
+        return ""
+    text = f"{interval_text(verdict.interval)} {row.unit}, {verdict.seeds} seeds"
+    if verdict.verdict == "inconclusive":
+        enough = (
+            "close to the smallest effect that counts"
+            if (verdict.needed or 0) > 0
+            else "more seeds would not tell"
+        )
+        text += f" (would need {verdict.needed})" if (verdict.needed or 0) > verdict.seeds else f" ({enough})"
+    return text
+
+
+def interval_text(interval: Interval) -> str:
+    """Mean and bounds, like "+0.066 [+0.045, +0.087]"."""
+    low, high = (f"{end:+.3f}" if math.isfinite(end) else "unknown" for end in (interval.low, interval.high))
+    return f"{interval.mean:+.3f} [{low}, {high}]"
+
+
+def leads(evidence: Evidence | None, baseline: str, *claims: str) -> Markdown:
+    """Of kept evidence: by how much each claim's method leads its baseline and its controls, as a table."""
+    found = measured(evidence)
+    over = {i: {baseline: found[i].effects} | found[i].controls for i in claims if i in found}
+    names = list(dict.fromkeys(name for lead in over.values() for name in lead))
+    body = [
+        [name, *(interval_text(over[i][name].interval()) if name in over[i] else "" for i in over)]
+        for name in names
     ]
+    return Markdown(markdown_table(["lead over", *over], body) if body else "No evidence is kept here yet.")
 
 
-def report_lines(row: Claim, measurement: Measurement | None) -> list[tuple[str, str]]:
-    """The lines of a claim under its own heading, away from its chapter; it need not have been measured."""
-    published = [
-        ("Source", row.source),
-        ("Published", _published_text(row)),
-        ("Thesis's setting", row.thesis_setting),
-    ]
-    if measurement is None:
-        return [*published, ("Measure", f"{row.measure} [{row.unit}]"), ("Result", judge(row, None).sentence)]
-    return published + claim_lines(row, measurement)[2:-1]  # the verdict stands beside the heading
-
-
-def claim_html(row: Claim, lines: Sequence[tuple[str, str]]) -> str:
-    """A table without colours of its own, so that it follows JupyterLab's light or dark theme."""
-    style = 'style="text-align:left;vertical-align:top"'
-    cells = ""
-    for name, text in lines:
-        shown = f"<strong>{escape(text)}</strong>" if name in ("Verdict", "Controls") else escape(text)
-        cells += f'<tr><th scope="row" {style}>{escape(name)}</th><td {style}>{shown}</td></tr>'
-    return (
-        f"<table><caption {style}>Claim <code>{escape(row.id)}</code></caption><tbody>{cells}</tbody></table>"
+def because_text(verdict: Verdict) -> str:
+    """Whether the method is the reason for an effect that was found: what its controls say."""
+    if verdict.verdict not in POSITIVE or not verdict.controls:
+        return ""
+    explains, left_open, beaten = (
+        [n for n, a in verdict.controls.items() if a == answer] for answer in ANSWERS
     )
+    if explains:
+        return f"no, {' and '.join(explains)} explain{'s' * (len(explains) == 1)} it"
+    return f"open: {', '.join(left_open)}" if left_open else f"yes, controls beaten: {len(beaten)}"
 
 
-def judged(
-    results: Iterable[Result], rows: Mapping[str, Claim]
-) -> list[tuple[Claim, Result | None, Verdict]]:
-    """Every row of the ledger, in its order, with its result and verdict. Raises ClaimError as `by_claim`."""
-    found = by_claim(results, rows)
-    pairs = [(row, found.get(i)) for i, row in rows.items()]
-    return [(row, result, judge(row, result.measurement if result else None)) for row, result in pairs]
+def measured_lines(row: Claim, measurement: Measurement, verdict: Verdict) -> list[tuple[str, str]]:
+    """(name, text) of one run of one claim: result, setting, arms, controls, precondition, note."""
+    arms = [f"{n} {np.mean(v):.3g} ± {np.std(v, ddof=1):.2g}" for n, v in measurement.summaries.items()]
+    gate = measurement.gate
+    told = f"{'held' if gate.passed else 'failed'}, {gate.text}" if gate else "not measured"
+    lines = [
+        ("Result", f"{verdict_text(verdict)}: {result_text(row, verdict, measurement)}"),
+        ("Setting", measurement.setting),
+        ("Arms, mean ± sd over seeds", "; ".join(arms)),
+        *(
+            (f"Lead over {name}", f"{verdict.controls.get(name, 'for comparison')}: {interval_text(lead)}")
+            for name, lead in verdict.leads.items()
+        ),
+        ("Precondition", f"{row.gate}: {told}" if row.gate else ""),
+        ("Provisional", "; ".join(verdict.provisional)),
+        ("Note", measurement.note),
+    ]
+    return [(name, text) for name, text in lines if text]
 
 
-def tally(verdicts: Iterable[Verdict]) -> str:
-    """How many claims there are, and how many of each verdict, as a sentence."""
-    counts = Counter(v.verdict for v in verdicts)
-    return f"{counts.total()} claims: " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + "."
+def row_lines(row: Claim) -> list[tuple[str, str]]:
+    """(name, text) of what the ledger says of a claim, its statement aside."""
+    bound = {
+        "effect": f" [{row.unit}; counts from {row.sign * (row.smallest or 0):+g}]",
+        "identity": f" [{row.unit}; holds up to {row.tolerance or 0:g}]",
+        "composite": "",
+    }
+    lines = [
+        ("Measure", row.measure + bound[row.kind]),
+        ("Source", row.source),
+        (
+            "Published",
+            f"{row.published.value} ({row.published.setting})" if row.published else "no verified figure",
+        ),
+        ("Thesis's setting", row.thesis_setting),
+        ("Plan", row.plan or ""),
+        ("Id in the ledger", row.id),
+    ]
+    return [(name, text) for name, text in lines if text]
 
 
-def ledger_table(results: Sequence[Result], *, ledger: str | Path = LEDGER) -> str:
-    """The whole ledger with verdicts as aligned text for a terminal. Raises ClaimError as for `collect`."""
-    table = judged(results, load_ledger(ledger))
-    lines = [[row.id, v.verdict, _controls_text(v), v.sentence] for row, _, v in table]
-    summary = tally(v for _, _, v in table)
-    return aligned([["claim", "verdict", "controls", "result"], *lines]) + f"\n\n{summary}\n"
+def card(row: Claim, measurement: Measurement) -> tuple[str, str]:
+    """A measured claim as text and as folded HTML without colours of its own, for a light or dark theme."""
+    verdict = judge(row, measurement)
+    head = [verdict_text(verdict), row.label, result_text(row, verdict, measurement)]
+    lines = [("Claim", row.claim), *measured_lines(row, measurement, verdict), *row_lines(row)]
+    text = "\n".join([" · ".join(head), *(f"  {name}: {text}" for name, text in lines)])
+    return text, render("card.html.j2", sign=SIGNS[verdict.verdict], head=head, lines=lines)
+
+
+def tally(stand: Sequence[Standing]) -> str:
+    """How many claims there are and how they stand; components count in their whole."""
+    effects = [s for s in whole_claims(stand) if s.row.kind != "identity"]
+    words = Counter(s.best.verdict for s in effects)
+    explained = sum(s.best.verdict in POSITIVE and s.shown.because == "explains it" for s in effects)
+    said = [f"{words['reproduced'] + words['supported']} supported ({explained} explained by a control)"]
+    said += [f"{words[v]} {v}" for v in VERDICTS[2:] if words[v] or v not in ("mixed", "not run")]
+    identities = [s.best.verdict for s in stand if s.row.kind == "identity"]
+    hold = identities.count("reproduced")
+    of = "" if hold == len(identities) else f" of {len(identities)}"
+    return f"{len(effects)} effects: {', '.join(said)}; {hold}{of} identities hold."
+
+
+def whole_claims(stand: Sequence[Standing]) -> list[Standing]:
+    """The claims without the components of composite ones."""
+    parts = {name for s in stand for name in s.row.components}
+    return [s for s in stand if s.row.id not in parts]
+
+
+def by_chapter(stand: Sequence[Standing], titles: Titles) -> list[tuple[str, str, list[Standing]]]:
+    """(number, title, standings) of every chapter in the ledger, in order."""
+    numbers = sorted({s.row.chapter for s in stand})
+    title = {n: f"Chapter {int(n)}" for n in numbers} | dict(titles or {})
+    return [(n, title[n], [s for s in stand if s.row.chapter == n]) for n in numbers]
+
+
+def view(s: Standing) -> dict[str, Any]:
+    """What tables and templates say of one claim; texts, but for `row` and the lists `tiers` and `lines`."""
+    runs, verdicts, row = s.measurements, s.verdicts, s.row
+    best = s.best.tiers if row.kind != "composite" else ()
+    lines = list(s.shown.parts.items())
+    for tier in [*best, *(tier for tier in runs if tier not in best)]:
+        (_, result), setting, *more = measured_lines(row, runs[tier], verdicts[tier])
+        lines += [(TIER_NAMES[tier], result), setting, *(more if tier in best else [])]
+    signs = [(verdicts[tier].verdict, bool(verdicts[tier].provisional)) for tier in TIERS]
+    results = [f"{result_text(row, verdicts[tier], runs[tier])}, {tier}" for tier in best]
+    return {
+        "row": row,
+        "word": s.best.verdict,
+        "verdict": verdict_text(s.shown, s.best.verdict),
+        "result": "; ".join(results) or result_text(row, s.shown, None),
+        "because": because_text(s.shown),
+        "tiers": [
+            (name, word, open_) for name, (word, open_) in zip(TIER_NAMES.values(), signs, strict=True)
+        ],
+        "signs": " ".join(f"({SIGNS[word]})" if open_ else SIGNS[word] for word, open_ in signs),
+        "own": f"{s.own.verdict} {result_text(row, s.own, None)}".strip(),
+        "lines": [*lines, *row_lines(row)],
+    }
+
+
+def ledger_table(results: Runs, evidences: Kept = (), *, own: Runs = (), ledger: str | Path = LEDGER) -> str:
+    """The whole ledger with verdicts as aligned text for a terminal. Raises ClaimError as `standings`."""
+    stand = standings(results, evidences, own=own, ledger=ledger)
+    columns = ["verdict", "signs", "result", "because", *(["own"] if own else [])]
+    body = [[s.row.id, *(view(s)[name] for name in columns)] for s in stand]
+    return f"{aligned([['claim', *columns], *body])}\n\n{tally(stand)}\n"
 
 
 def results_markdown(
-    results: Sequence[Result], titles: Mapping[str, str] | None = None, *, ledger: str | Path = LEDGER
+    results: Runs, evidences: Kept = (), titles: Titles = None, *, own: Runs = (), ledger: str | Path = LEDGER
 ) -> str:
-    """The whole ledger as a Markdown page: every claim with its lines, then where the numbers come from.
+    """The whole ledger as a Markdown page: the table, every claim in full, and where the numbers come from.
 
     Args:
-        results: what `collect` read.
+        results: what `collect` read from the stored notebooks, tier "laptop".
+        evidences: kept runs.
         titles: heading of each chapter by its number ("03").
+        own: what `collect` read from this copy's own run.
 
     Raises:
-        ClaimError: as for `collect`.
+        ClaimError: as `standings`.
     """
-    table = judged(results, load_ledger(ledger))
-    chapters = sorted({row.chapter for row, _, _ in table})
-    counts = Counter((row.chapter, v.verdict) for row, _, v in table)
-    body = [[c, *(str(counts[c, v]) for v in VERDICTS)] for c in chapters]
-    parts = [
-        "# The claims of the thesis, and what was measured",
-        f"{tally(v for _, _, v in table)} {HOW_TO_READ}",
-        markdown_table(["Chapter", *VERDICTS], body),
+    stand = standings(results, evidences, own=own, ledger=ledger)
+    return render("results.md.j2", **contents(stand, titles), runs=provenance_rows(results, evidences, own))
+
+
+def contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
+    """What the Markdown and the HTML page are made of."""
+    parts = {name for s in stand for name in s.row.components}
+    return {
+        "tally": tally(stand),
+        "parts": parts,
+        "has_own": any(s.own.verdict != "not run" for s in stand),
+        "chapters": [
+            {"number": n, "title": title, "claims": list(map(view, of))}
+            for n, title, of in by_chapter(stand, titles)
+        ],
+    }
+
+
+def readme_block(
+    results: Runs, evidences: Kept = (), titles: Titles = None, *, ledger: str | Path = LEDGER
+) -> str:
+    """What the README says of the claims: the forest plot, a line of words for each chapter, the count."""
+    stand = standings(results, evidences, ledger=ledger)
+    plot = f"![Forest plot: every measured effect with its interval. {tally(stand)}](reproduce/forest.svg)"
+    lines = [
+        f"**{t.split(':')[0]}.** {_in_words(whole_claims(of))}" for _, t, of in by_chapter(stand, titles)
     ]
-    for chapter in chapters:
-        parts.append(f"## {(titles or {}).get(chapter, f'Chapter {int(chapter)}')}")
-        for row, result, verdict in (entry for entry in table if entry[0].chapter == chapter):
-            lines = report_lines(row, result.measurement if result else None)
-            items = [("Verdict", verdict.verdict), *lines, ("Id in the ledger", row.id)]
-            parts.append(f"### {_plain(row.claim)}")
-            parts.append("\n".join(f"- **{_plain(name)}:** {_plain(text)}" for name, text in items))
-    if results:
-        parts += ["## Where these numbers come from", markdown_table(*provenance_rows(results))]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([plot, *lines, f"**{tally(stand)}**"]) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_<])", r"\\\1", " ".join(text.split()))
+def _in_words(found: Sequence[Standing]) -> str:
+    groups: dict[str, list[str]] = {}
+    for s in sorted(found, key=lambda s: VERDICTS.index(s.best.verdict)):
+        if s.row.kind != "identity":
+            answer = because_text(s.shown)
+            aside = f" (but {answer.removeprefix('no, ')})" if answer.startswith("no, ") else ""
+            head = f"{'provisionally ' * bool(s.shown.provisional)}{s.best.verdict}"
+            groups.setdefault(head, []).append(s.row.label + aside)
+    said = [f"{head[0].upper()}{head[1:]}: {', '.join(names)}." for head, names in groups.items()]
+    identities = [s.best.verdict for s in found if s.row.kind == "identity"]
+    hold = f"Identities: {identities.count('reproduced')} of {len(identities)} hold."
+    return " ".join(said + [hold] * bool(identities))
 
 
-def ledger_summary(results: Sequence[Result], *, ledger: str | Path = LEDGER) -> str:
-    """A short Markdown table, one row per claim, for the README. Raises ClaimError as for `collect`."""
-    body = [
-        [row.chapter, row.claim, short_result(row, v), short_controls(v), f"**{v.verdict}**"]
-        for row, _, v in judged(results, load_ledger(ledger))
-    ]
-    head = ["Chapter", "Claim of the thesis", "Measured here", "Against its controls", "Verdict"]
-    return markdown_table(head, body)
-
-
-def short_controls(verdict: Verdict) -> str:
-    """Which controls the method beats, and which it does not."""
-    parts = [
-        f"{word} {', '.join(names)}"
-        for word, answer in (("beats", True), ("does not beat", False))
-        if (names := [name for name, beaten in verdict.beaten.items() if beaten == answer])
-    ]
-    return "; ".join(parts)
-
-
-def short_result(row: Claim, verdict: Verdict) -> str:
-    """The mean effect with its interval, or how far an identity holds; empty for what was not run."""
-    if verdict.verdict == NOT_RUN:
-        return ""
-    if verdict.interval is None:
-        return f"holds to {row.tolerance:g}" if verdict.verdict == REPRODUCED else verdict.sentence
-    i = verdict.interval
-    return f"{i.mean:+.2f} ({i.low:+.2f} to {i.high:+.2f}) {row.unit}, {verdict.seeds} seeds"
-
-
-def provenance_rows(results: Iterable[Result]) -> tuple[list[str], list[list[str]]]:
-    """Head and body of the table of notebooks that the results were read from."""
-    runs = {r.notebook: r.provenance for r in results}
-    body = [
+def provenance_rows(results: Runs, evidences: Kept, own: Runs) -> list[list[str]]:
+    """Tier, notebook or command, date, device, time and versions of every run that numbers were read from."""
+    runs = {("laptop", r.notebook): r.provenance for r in results}
+    runs |= {("own", r.notebook): r.provenance for r in own}
+    runs |= {(e.tier, e.command): vars(e) for e in evidences}
+    return [
         [
-            notebook,
+            *source,
             str(stamp.get("date", "unknown")),
             str(stamp.get("device", "unknown")),
-            ", ".join(f"{k} {v}" for k, v in stamp.get("versions", {}).items()) or "unknown",
+            f"{stamp['wall_seconds'] / 60:.0f} min" if "wall_seconds" in stamp else "unknown",
+            ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
+            or "unknown",
         ]
-        for notebook, stamp in runs.items()
+        for source, stamp in runs.items()
     ]
-    return ["Notebook", "Date (UTC)", "Device", "Versions"], body
 
 
-def _controls_text(verdict: Verdict) -> str:
-    return {None: "", True: "beaten", False: "NOT beaten"}[verdict.controls_beaten]
-
-
-def _published_text(row: Claim) -> str:
-    return (
-        "no verified figure"
-        if row.published is None
-        else f"{row.published['value']} ({row.published['setting']})"
+def render(template: str, **values: Any) -> str:
+    """One of `helpers/claims/templates`; text in HTML is escaped, in Markdown by the filter `plain`."""
+    environment = Environment(
+        loader=PackageLoader("helpers.claims"),
+        autoescape=template.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters["plain"] = lambda text: re.sub(r"([\\`*_<|])", r"\\\1", " ".join(text.split()))
+    return environment.get_template(template).render(signs=SIGNS, **values)

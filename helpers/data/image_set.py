@@ -127,13 +127,18 @@ class ImageSet(Dataset):
         names = [self.class_names[c] for c in chosen.tolist()]
         return self._select((labels >= 0).nonzero().flatten(), name, labels, names)
 
+    def relabelled(self, labels: torch.Tensor, num_classes: int) -> ImageSet:
+        """The same images under other labels (N,) from 0 to num_classes - 1, such as groups of classes."""
+        if len(labels) != len(self):
+            raise DatasetError(f"{self.name}: {len(labels)} labels for {len(self)} images")
+        return self._select(torch.arange(len(self)), None, labels, [f"class {c}" for c in range(num_classes)])
+
     def as_colour(self) -> ImageSet:
         """The same set with three channels; a grey channel is repeated, without a copy."""
         images = self._images
-        if isinstance(images, PhotoFiles):
-            images = replace(images, mode="RGB")
-        elif images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
+        if images.shape[1] == 1:
+            photos = isinstance(images, PhotoFiles)
+            images = replace(images, repeat=3) if photos else images.expand(-1, 3, -1, -1)
         coloured = copy(self)
         coloured._images = images
         return coloured

@@ -22,20 +22,9 @@ from torch.nn.functional import interpolate
 
 from helpers import PROJECT_ROOT
 from helpers.data.image_set import ImageSet
-from helpers.data.photographs import DatasetError, PhotoFiles, crop_boxes, open_photos
+from helpers.data.photographs import DatasetError, PhotoFiles, crop_boxes, open_photos, some
 from helpers.data.sources import FAULTS, SOURCES, TRAIN, Listing, read_folder
-from helpers.data.splits import Splits, few_shot, long_tail, split_closed, split_open
-
-__all__ = [
-    "DatasetError",
-    "ImageSet",
-    "Splits",
-    "data_root",
-    "fetch",
-    "few_shot",
-    "load_dataset",
-    "long_tail",
-]
+from helpers.data.splits import Splits, split_closed, split_open
 
 MIN_SIZE, MAX_SIZE = 8, 1024
 FOLDER_SIZE = 64
@@ -73,7 +62,8 @@ def load_dataset(
         size: side of the square images in pixels, 8 to 1024. Default: 8 for digits, 28 for mnist and
             fashion_mnist, 105 for omniglot, 64 for the rest. Photos: the short side is resized and the
             centre kept; boxes follow and are clipped.
-        channels: 3 repeats the channel of grey sets. Default: 1 for the four sets above, else 3.
+        channels: 3 repeats the channel of grey sets; 1 reads the photos of a folder as grey. Default: 1 for
+            the four sets above, else 3.
         seed: draws what is held out. Published splits do not depend on it.
         test_share: see above. Default 0.25.
         val_share: share held out for val. Closed: of the images of each class, default 0.1, unused where the
@@ -91,7 +81,8 @@ def load_dataset(
         raise TypeError(f"load_dataset({name!r}) takes no {', '.join(birds_options)}")
     _check_options(name, setting, size, channels, seed, test_share, val_share)
     if name.startswith("folder:"):
-        dataset, listing = _load_folder(name.removeprefix("folder:"), size or FOLDER_SIZE, memory_limit)
+        mode = "L" if channels == 1 else "RGB"
+        dataset, listing = _load_folder(name.removeprefix("folder:"), size or FOLDER_SIZE, mode, memory_limit)
     elif SOURCES[name].folder is None:
         dataset, listing = _load_embedded(name, size, memory_limit, birds_options)
     else:
@@ -138,9 +129,9 @@ def _check_options(name, setting, size, channels, seed, test_share, val_share) -
         raise DatasetError(f"setting={setting!r}, expected 'closed' or 'open'")
     if size is not None and not (_is_integer(size) and MIN_SIZE <= size <= MAX_SIZE):
         raise DatasetError(f"size={size!r}, expected a whole number of pixels from {MIN_SIZE} to {MAX_SIZE}")
-    native = SOURCES[name].channels if name in SOURCES else 3
-    if channels not in (None, native, 3):
-        raise DatasetError(f"channels={channels!r}, expected {'1 or 3' if native == 1 else '3'} for {name}")
+    fewest = SOURCES[name].channels if name in SOURCES else 1
+    if channels not in (None, fewest, 3):
+        raise DatasetError(f"channels={channels!r}, expected {'1 or 3' if fewest == 1 else '3'} for {name}")
     if not _is_integer(seed) or not 0 <= seed < 2**63:
         raise DatasetError(f"seed={seed!r}, expected a whole number from 0")
     if not 0 < test_share < 1:
@@ -190,19 +181,20 @@ def _load_published(
     return _assemble(name, listing, images, size, memory_limit), listing
 
 
-def _load_folder(path: str, size: int, memory_limit: int) -> tuple[ImageSet, Listing]:
+def _load_folder(path: str, size: int, mode: str, memory_limit: int) -> tuple[ImageSet, Listing]:
     instead = "or use the embedded set: load_dataset('birds')."
     tried = _candidates(path)
     folder = next((place for place in tried if place.is_dir()), None)
     if folder is None:
+        places = " and no ".join(some([place]) for place in tried)
         raise DatasetError(
-            f"folder:{path}: there is no folder {' and no '.join(map(str, tried))}. Put train/ and test/ "
-            f"there, each with a folder of images per class, {instead}"
+            f"folder:{some([path])}: there is no folder {places}. Put train/ and test/ there, each with a "
+            f"folder of images per class, {instead}"
         )
-    name = f"folder:{folder.resolve().name}"
+    name = f"folder:{some([folder.resolve().name])}"
     with _blame(name, folder, f"Repair the folder, {instead}"):
         listing = read_folder(folder)
-        images, _ = open_photos(listing.paths, size, "RGB", memory_limit)
+        images, _ = open_photos(listing.paths, size, mode, memory_limit)
     return _assemble(name, listing, images, size, memory_limit), listing
 
 
@@ -214,7 +206,7 @@ def _blame(name: str, folder: Path, remedy: str) -> Iterator[None]:
     except FAULTS as error:
         what = str(error) if isinstance(error, DatasetError) else f"{type(error).__name__}: {error}"
         raise DatasetError(
-            f"{name}: {what} (looked at {folder}). Nothing was loaded or changed. {remedy}"
+            f"{name}: {what} (looked at {some([folder])}). Nothing was loaded or changed. {remedy}"
         ) from error
 
 

@@ -6,14 +6,17 @@ import hashlib
 import json
 import os
 import struct
+import unicodedata
 import uuid
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -23,12 +26,16 @@ from tqdm.auto import tqdm
 
 from helpers import PROJECT_ROOT
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 LITTER = {"thumbs.db", "desktop.ini"}
 CACHE = PROJECT_ROOT / "data" / "cache"
 THREADS = min(8, os.cpu_count() or 1)
 BROKEN = (OSError, ValueError, KeyError, SyntaxError, EOFError, struct.error, zlib.error, zipfile.BadZipFile)
 """What Pillow and NumPy raise for a file that is not what its name says, or only part of it."""
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 
 class DatasetError(RuntimeError):
@@ -45,14 +52,56 @@ class PhotoFiles:
     paths: Sequence[str]
     size: int
     mode: str
+    repeat: int = 1  # copies of every channel
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self.paths), Image.getmodebands(self.mode), self.size, self.size
+        return len(self.paths), Image.getmodebands(self.mode) * self.repeat, self.size, self.size
 
     def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
         paths = [self.paths[row] for row in rows.tolist()]
-        return torch.from_numpy(_decode_all(paths, self.size, self.mode)[0])
+        return torch.from_numpy(_decode_all(paths, self.size, self.mode)[0]).repeat(1, self.repeat, 1, 1)
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO, mode: str = "RGB") -> Image.Image:
+    """The picture in a file, the first if there are several, with 8 bits: `mode` "RGB" or "L" (BT.601 luma).
+
+    Values are scaled from the range of the file (1 to 16 bits, palettes, CMYK). Transparent pixels are laid
+    on white. EXIF rotation and colour profiles are ignored, as in torchvision.
+
+    Raises:
+        DatasetError: the file cannot be decoded to its end, or its values have no agreed range (floats,
+            signed or 32-bit integers); names it.
+    """
+    try:
+        with Image.open(file) as image:
+            return _eight_bit(image, mode)
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", file)
+        raise DatasetError(f"no usable picture: {some([_fault(name, error)])}") from error
+
+
+def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    """A picture that is open but not yet decoded, as `open_image` gives it; ValueError for unknown ranges."""
+    tags = getattr(image, "tag_v2", {})
+    wide = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, which Pillow keeps in 32
+    if image.mode == "F" or (image.mode == "I" and not wide) or 2 in tags.get(_SAMPLE_FORMAT, ()):
+        raise ValueError("floats, signed or 32-bit integers have no agreed range: save it with 8 or 16 bits")
+    key_colour = image.format == "PNG" and image.mode != "P" and "transparency" in image.info
+    if key_colour and image.tile[0][3] != image.mode:  # Pillow compares it with pixels already scaled
+        raise ValueError("one transparent colour of 2, 4 or 16 bits: save it with an alpha channel")
+    if wide or image.mode.startswith("I;16"):
+        top = 2 ** tags.get(_BITS, (16,))[0] - 1
+        levels = (np.asarray(image).astype(np.uint32) * 255 + top // 2) // top
+        if tags.get(_PHOTOMETRIC) == 0:  # white; Pillow inverts only up to 8 bits
+            levels = 255 - levels
+        image = Image.fromarray(levels.astype(np.uint8))
+    if image.mode in ("La", "LAB"):  # from which Pillow knows one way only
+        image = image.convert("LA" if image.mode == "La" else "RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
 
 
 def open_photos(
@@ -60,8 +109,8 @@ def open_photos(
 ) -> tuple[torch.Tensor | PhotoFiles, torch.Tensor]:
     """Decode every photo once, so that a damaged one is found now and not in the middle of training.
 
-    The short side is resized to `size` (antialiased, bilinear) and the centre square kept. EXIF rotation is
-    ignored, as in torchvision. The result is cached, and made again when the size or time of a file changes.
+    They are read as by `open_image`; the short side is resized to `size` (antialiased, bilinear) and the
+    centre square kept. The result is cached, and made again when the size or time of a file changes.
 
     Args:
         paths: N image files.
@@ -113,7 +162,7 @@ def _decode(path: str, size: int, mode: str) -> tuple[np.ndarray, tuple[int, int
         short = min(image.size)
         left, top = (image.width - short) / 2, (image.height - short) / 2
         box = (left, top, left + short, top + short)
-        square = image.convert(mode).resize((size, size), Image.Resampling.BILINEAR, box=box)
+        square = _eight_bit(image, mode).resize((size, size), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(square).reshape(size, size, -1)
     return pixels.transpose(2, 0, 1), (width, height)
 
@@ -129,7 +178,7 @@ def _decode_all(
         try:
             pixels, extents[i] = _decode(paths[i], size, mode)
         except (*BROKEN, Image.DecompressionBombError) as error:
-            return f"{paths[i]} ({str(error) or type(error).__name__})"
+            return _fault(paths[i], error)
         if keep:
             images[i] = pixels
         return None
@@ -151,27 +200,41 @@ def _decode_all(
 def scan_classes(folder: Path) -> dict[str, list[Path]]:
     """Image files per class folder, nested folders included; hidden files and desktop litter are passed over.
 
-    Raises DatasetError: no such folder, a class without images, or files that are no images.
+    Names of classes are in Unicode's normal form C, whatever form the disk has.
+
+    Raises DatasetError: no such folder, one that cannot be listed or is reached twice, a class whose name is
+    no UTF-8 or that has no images, or files that are no images.
     """
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder.name}/")
     classes: dict[str, list[Path]] = {}
-    strays = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    strays, seen = [], set()
+    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner = Path(parent).relative_to(folder).parts
+        if os.path.realpath(parent) in seen:
+            raise DatasetError(f"{some([parent])} is a link to a folder that is read already; remove it")
+        seen.add(os.path.realpath(parent))
         if not inner:
-            classes = {name: [] for name in folders}
+            classes = {name: [] for name in map(_class_name, folders)}
+            if len(classes) < len(folders):
+                twice = [name for name, count in Counter(map(_class_name, folders)).items() if count > 1]
+                raise DatasetError(
+                    f"{folder.name}/ has two class folders that read {some(twice)}; rename one"
+                )
         for file in sorted(files):
             if file.startswith(".") or file.lower() in LITTER:
                 continue
             if inner and file.lower().endswith(IMAGE_SUFFIXES):
-                classes[inner[0]].append(Path(parent, file))
+                classes[_class_name(inner[0])].append(Path(parent, file))
             else:
                 strays.append(str(Path(folder.name, *inner, file)))
     empty = [f"{folder.name}/{name}" for name, paths in classes.items() if not paths]
     if strays:
-        raise DatasetError(f"only images in class folders are expected; move away {some(strays)}")
+        suffixes = " ".join(IMAGE_SUFFIXES)
+        raise DatasetError(
+            f"only images in class folders are expected; move away {some(strays)}. Images end in {suffixes}"
+        )
     if empty or not classes:
         raise DatasetError(
             f"class folders without images: {some(empty)}"
@@ -181,9 +244,25 @@ def scan_classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
+def _cannot_list(error: OSError) -> None:
+    raise DatasetError(f"{some([error.filename])} cannot be listed ({error.strerror})") from error
+
+
+def _class_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DatasetError(f"the name of the class folder {some([name])} is no UTF-8; rename it") from None
+    return unicodedata.normalize("NFC", name)
+
+
+def _fault(path: object, error: Exception) -> str:
+    return f"{path} ({str(error) or type(error).__name__})"
+
+
 def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few names in a row, and how many more there are."""
-    names = list(names)
+    """The first few names in a row, and how many more there are; bytes that are no UTF-8 as \\xe9."""
+    names = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import struct
 import tarfile
 from collections.abc import Callable, Sequence
@@ -252,7 +253,7 @@ def read_sop(root: Path, download: bool = False) -> Listing:
 def read_folder(folder: Path) -> Listing:
     """Class folders in `train/`, `test/` and, if there is one, `val/`, which may lack some classes."""
     codes = {"train": TRAIN, "val": VAL, "test": TEST}
-    if not (folder / "val").is_dir():
+    if "val" not in os.listdir(folder):
         del codes["val"]
     scans = {name: scan_classes(folder / name) for name in codes}
     class_names = sorted(scans["train"])

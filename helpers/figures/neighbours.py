@@ -18,7 +18,7 @@ from helpers.retrieval import nearest_neighbours
 
 def plane_of(embeddings: Tensor) -> Tensor:
     """Embeddings (N, D), scaled to length 1, on their two main axes: (N, 2). The sign of an axis is fixed."""
-    rows = F.normalize(embeddings.double())
+    rows = F.normalize(embeddings.cpu().double())
     rows = rows - rows.mean(0)
     axes = torch.linalg.svd(rows, full_matrices=False).Vh[:2]
     points = rows @ axes.T

@@ -40,6 +40,16 @@ def check_layers(model: nn.Module) -> None:
             raise SplitError(f"{name} shares its weight with {other}; give each its own")
 
 
+def bare_parameters(model: nn.Module) -> list[str]:
+    """Names of parameters that the network's own code uses, as no layer of torch does."""
+    return [
+        f"{name}.{own}".strip(".")
+        for name, layer in model.named_modules()
+        if not type(layer).__module__.startswith("torch.")
+        for own, _ in layer.named_parameters(recurse=False)
+    ]
+
+
 def channel_cuts(
     model: nn.Module,
     example_input: Tensor,

@@ -147,9 +147,11 @@ def _passes(
         broadcast.add(side)
         return False
     if last >= width and module in names:
+        why = "something next to it re-arranges or merges channels"
+        if isinstance(module, nn.Parameter):
+            why = "as a parameter of no layer it is not followed; make it the weight of an nn.Linear"
         raise SplitError(
-            f"{names[module]} ({type(module).__name__}) has {width} channels, but more are led there: "
-            "something next to it re-arranges or merges channels"
+            f"{names[module]} ({type(module).__name__}) has {width} channels, but more are led there: {why}"
         )
     return bool(channels)
 

@@ -20,15 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.knowledge_evolution.channels import channel_cuts, check_layers
-from helpers.knowledge_evolution.slicing import (
-    NORMS,
-    WEIGHTED,
-    SplitError,
-    check_identity,
-    cut_mask,
-    cut_network,
-)
+from helpers.knowledge_evolution.channels import bare_parameters, channel_cuts, check_layers
+from helpers.knowledge_evolution.slicing import WEIGHTED, SplitError, check_identity, cut_mask, cut_network
+from helpers.tracing import original, uncompiled
 from helpers.training.modes import evaluating
 
 __all__ = ["KnowledgeEvolution", "SplitError", "evolve", "kaiming_uniform", "multiply_adds"]
@@ -43,7 +37,7 @@ class KnowledgeEvolution:
     """The split of a network into fit and reset hypothesis, fixed once, and what one does with it.
 
     Attributes:
-        model: the network given, changed in place by `reset`; train it as usual.
+        model: the network given (out of `torch.compile`), changed in place by `reset`; train it as usual.
         masks: name of the weight of every convolution and linear layer -> bool tensor of its shape on the
             CPU, True for the fit hypothesis. Batch norms and biases belong to no hypothesis, as in the code.
 
@@ -83,7 +77,8 @@ class KnowledgeEvolution:
             )
         if split not in ("kels", "wels"):
             raise ValueError(f"split is {split!r}; expected 'kels' or 'wels'")
-        self.model, self.split, self.split_rate, self.generator = model, split, split_rate, generator
+        self.model = model = original(model)
+        self.split, self.split_rate, self.generator = split, split_rate, generator
         weights = self._weights()
         check_layers(model)
         if not weights:
@@ -93,21 +88,30 @@ class KnowledgeEvolution:
             self.masks = {name: draw >= 1 - split_rate for name, draw in draws.items()}
             self._check_both_halves()
             return
-        if not isinstance(example_input, Tensor) or example_input.ndim < 2:
+        if not isinstance(example_input, Tensor) or example_input.ndim < 2 or not len(example_input):
+            found = tuple(example_input.shape) if isinstance(example_input, Tensor) else example_input
             raise ValueError(
-                "split='kels' follows the channels of an example_input; pass images (B, C, H, W)"
+                f"example_input is {found!s:.80}; split='kels' follows the channels of images (B, C, H, W), "
+                "at least one"
             )
-        self._cuts = channel_cuts(model, example_input, split_rate, outputs)
-        self.masks = {name: cut_mask(w.shape, self._cuts.get(name, {})) for name, w in weights.items()}
-        self._check_both_halves()
-        check_identity(model, self._cuts, self.masks, example_input)
+        with uncompiled(model):
+            self._cuts = channel_cuts(model, example_input, split_rate, outputs)
+            self.masks = {name: cut_mask(w.shape, self._cuts.get(name, {})) for name, w in weights.items()}
+            self._check_both_halves()
+            check_identity(model, self._cuts, self.masks, example_input)
 
     def _check_both_halves(self) -> None:
-        if self.fit_fraction in (0, 1):
-            kept, left = ("all", "reset") if self.fit_fraction else ("nothing", "fit")
+        if self.fit_fraction not in (0, 1):
+            return
+        if self.fit_fraction == 1 and (bare := bare_parameters(self.model)):
             raise SplitError(
-                f"split rate {self.split_rate} keeps {kept} of {type(self.model).__name__}; nothing to {left}"
+                f"nothing of {type(self.model).__name__} to reset: {bare[0]} is a parameter of no layer; all "
+                "channels that it meets stay; make it the weight of an nn.Linear, whose channels are followed"
             )
+        kept, left = ("all", "reset") if self.fit_fraction else ("nothing", "fit")
+        raise SplitError(
+            f"split rate {self.split_rate} keeps {kept} of {type(self.model).__name__}; nothing to {left}"
+        )
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """The weights of convolutions and linear layers, by parameter name, each once."""
@@ -121,41 +125,18 @@ class KnowledgeEvolution:
         return kept / sum(mask.numel() for mask in self.masks.values())
 
     @torch.no_grad()
-    def reset(
-        self,
-        draw: Callable[..., Tensor] = kaiming_uniform,
-        *,
-        norms_and_biases: bool = False,
-    ) -> None:
-        """Re-draw the reset hypothesis in place; the fit hypothesis stays bit for bit.
+    def reset(self, draw: Callable[..., Tensor] = kaiming_uniform) -> None:
+        """Re-draw the reset hypothesis in place; the fit hypothesis, batch norms and biases stay bit for bit.
 
         Args:
             draw: an initialiser of `torch.nn.init` that takes ``generator=``, such as ``kaiming_normal_`` or
                 ``orthogonal_``. It draws whole layers, so the fan-in is that of the dense network.
-            norms_and_biases: also set batch and instance norms of reset channels to scale 1, shift 0, mean 0
-                and variance 1, and their biases to 0. The released code leaves all of these alone.
-
-        Raises ValueError for `norms_and_biases` with weight-level masks, where no channel is reset.
         """
-        if norms_and_biases and self.split == "wels":
-            raise ValueError("split='wels' resets single weights, no channels: norms_and_biases needs 'kels'")
         for name, weight in self._weights().items():
             # not every draw knows half precision
             precision = torch.promote_types(weight.dtype, torch.float32)
             fresh = draw(torch.empty(weight.shape, dtype=precision), generator=self.generator).to(weight)
             weight.copy_(torch.where(self.masks[name].to(weight.device), weight, fresh))
-        if norms_and_biases:
-            self._reset_norms_and_biases()
-
-    def _reset_norms_and_biases(self) -> None:
-        for layer_name, layer in self.model.named_modules():
-            if not isinstance(layer, WEIGHTED + NORMS):
-                continue
-            for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
-                full_name = f"{layer_name}.{name}".lstrip(".")
-                if full_name in self._cuts and full_name not in self.masks:
-                    kept = cut_mask(tensor.shape, self._cuts[full_name]).to(tensor.device)
-                    tensor.masked_fill_(~kept, 1.0 if name in ("running_var", "weight") else 0.0)
 
     @torch.no_grad()
     def scaled(self, factor: float) -> nn.Module:
@@ -190,12 +171,15 @@ class KnowledgeEvolution:
 
 
 def evolve(
-    evolution: KnowledgeEvolution, train: Callable[[int], T], generations: int, **reset_options: Any
+    evolution: KnowledgeEvolution,
+    train: Callable[[int], T],
+    generations: int,
+    draw: Callable[..., Tensor] = kaiming_uniform,
 ) -> list[T]:
     """Train, reset, train, ...: the list of what ``train(g)`` returns for generation g = 1 ... `generations`.
 
     `train` trains ``evolution.model`` with an optimiser and a schedule of its own and returns the caller's
-    measurements; `reset_options` go to `KnowledgeEvolution.reset`. With a checkpoint per generation in it
+    measurements; `draw` goes to `KnowledgeEvolution.reset`. With a checkpoint per generation in it
     (`helpers.training.loop`), a killed run resumes exactly: call this again on a network built from the same
     seeds, and finished generations are read back.
 
@@ -206,7 +190,7 @@ def evolve(
     results = []
     for generation in range(1, generations + 1):
         if generation > 1:
-            evolution.reset(**reset_options)
+            evolution.reset(draw)
         results.append(train(generation))
     return results
 

@@ -17,8 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-NORMS = (_BatchNorm, _InstanceNorm)
-PER_CHANNEL = (*NORMS, nn.PReLU)
+PER_CHANNEL = (_BatchNorm, _InstanceNorm, nn.PReLU)
 
 Cut = dict[int, Tensor]
 """Dimension -> indices kept (K,); for a grouped convolution dimension 1 has a row of indices per filter."""

@@ -4,7 +4,7 @@ Source: A. Taha, X. Yang, A. Shrivastava, L. Davis. A Generic Visualization Appr
 Networks, ECCV 2020; chapter 4 of the thesis. The exact solver is in `closed_form`.
 """
 
-from helpers.l2_caf.attention import L2CAF, GradCAMStyle
+from helpers.l2_caf.attention import L2CAF
 from helpers.l2_caf.filters import Attention
 
-__all__ = ["L2CAF", "Attention", "GradCAMStyle"]
+__all__ = ["L2CAF", "Attention"]

@@ -9,15 +9,14 @@ or raises one class against the others (class-specific). The network is never ch
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from helpers.l2_caf.closed_form import nearest_to_ones
-from helpers.l2_caf.filters import OPTIMIZERS, SHAPES, Attention, Targets, check_finite, keep_rows, repeat
+from helpers.l2_caf.filters import SHAPES, Attention, Targets, check_finite, check_maps, keep_rows, repeat
 from helpers.l2_caf.graph import (
     GraphParts,
     HookedParts,
@@ -27,12 +26,16 @@ from helpers.l2_caf.graph import (
     leads_to,
     pooled_head,
     read,
-    same_attributes,
     usual,
 )
+from helpers.l2_caf.layout import ChannelAxis, channel_axis
+from helpers.tracing import original, same_attributes, uncompiled
 from helpers.training.modes import evaluating
 
-__all__ = ["L2CAF", "Attention", "GradCAMStyle"]
+__all__ = ["L2CAF", "Attention"]
+
+CHECK_EVERY = 50
+"""Iterations between looks at which images are done."""
 
 Watch = Callable[[int, Tensor, Tensor], None]
 """Called with the iteration, the filters and the losses at every step of the gradient solver."""
@@ -47,21 +50,22 @@ class L2CAF:
     ``ClassifierOutputTarget`` counts as a class.
 
     Args:
-        model: any network with a convolution. Its weights, buffers, gradients, modes and hooks are the same
-            afterwards; it runs in evaluation mode.
-        target_layer: a layer of it with outputs (B, C, H, W) or, for sequences, (B, T, C, H, W); or its
-            name; or the name of a node of its torch.fx graph, such as "relu" in DenseNet.
+        model: any network with a convolution that returns one tensor. Its weights, buffers, gradients, modes
+            and hooks are the same afterwards; it runs in evaluation mode, and without `torch.compile`.
+        target_layer: a layer of it with outputs (B, C, H, W), (B, H, W, C) or, for sequences,
+            (B, T, C, H, W); or its name; or the name of a node of its torch.fx graph, such as "relu" in
+            DenseNet.
         solver: "exact" needs global average pooling and affine layers behind the target layer. "gradient"
             works always. "auto" takes exact where it can; `why_not_exact` says what stands against it.
-        output: function from the model's output to the tensor that counts; identity by default.
         center_logits: subtract from each logit the mean over the classes, so that the class-specific map does
             not depend on what all classes share. False is the paper's objective.
         shape: "l2" for filters of length 1; "softmax" and "gaussian" (a mean, identity covariance) are the
             variants of the release, with sum 1.
-        optimizer: "adam" as in the TensorFlow release, or "sgd" as in the PyTorch port; the learning rate
-            falls linearly to 0.
-        tolerance: an image is done when its loss has changed by less in `check_every` iterations.
-        start: "ones" as in the port, or "normal" as in the TensorFlow release, drawn from `generator`.
+        learning_rate: of Adam, as in the TensorFlow release; it falls linearly to 0. Filters start uniform.
+        tolerance: an image is done when its loss has changed by less in 50 iterations.
+
+    Raises ValueError for a layer that is not part of the model, cannot be reached, does not run exactly once,
+    or has no influence on the output, and for "exact" where it cannot be had.
     """
 
     def __init__(
@@ -70,42 +74,31 @@ class L2CAF:
         target_layer: nn.Module | str,
         solver: str = "auto",
         *,
-        output: Callable[[Any], Tensor] | None = None,
         center_logits: bool = True,
         shape: str = "l2",
-        optimizer: str = "adam",
         learning_rate: float = 0.5,
         max_iterations: int = 1000,
         tolerance: float = 1e-6,
-        check_every: int = 50,
-        start: str = "ones",
-        generator: torch.Generator | None = None,
     ) -> None:
         for name, value, allowed in (
             ("solver", solver, ("auto", "exact", "gradient")),
             ("shape", shape, tuple(SHAPES)),
-            ("optimizer", optimizer, tuple(OPTIMIZERS)),
-            ("start", start, ("ones", "normal")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
-        for name, value in (("max_iterations", max_iterations), ("check_every", check_every)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
-        self.model, self.output, self.center_logits, self.shape = model, output, center_logits, shape
-        self.optimizer, self.learning_rate, self.max_iterations = optimizer, learning_rate, max_iterations
-        self.tolerance, self.check_every, self.start = tolerance, check_every, start
-        self.generator = generator
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations is {max_iterations}; expected at least 1")
+        self.model, self.center_logits, self.shape = original(model), center_logits, shape
+        self.learning_rate, self.max_iterations, self.tolerance = learning_rate, max_iterations, tolerance
         with self._undisturbed(self.model):
-            parts = cut_at(model, target_layer)
+            parts = cut_at(self.model, target_layer)
         self._only_exact, self._compared = solver == "exact", isinstance(parts, HookedParts)
+        self._axis: int | None = None  # of the channels, once images have shown it
         self._take(parts, solver)
 
     def _take(self, parts: GraphParts | HookedParts, solver: str) -> None:
         self.parts = parts
         self._head, self.why_not_exact = pooled_head(parts)
-        if self.output is not None:
-            self._head, self.why_not_exact = None, "a function of the output need not be affine"
         if self.shape != "l2":
             self._head, self.why_not_exact = None, f"its filter has length 1, not the shape {self.shape!r}"
         self.solver = "gradient" if solver == "gradient" or self._head is None else "exact"
@@ -121,21 +114,22 @@ class L2CAF:
         """Evaluation and no inference mode; cuDNN's recurrent layers have no gradients in evaluation."""
         recurrent = any(isinstance(m, nn.RNNBase) for m in running.modules())
         cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
-        with evaluating(running), same_attributes(running), torch.inference_mode(False), cudnn:
+        untouched, eager = same_attributes(running), uncompiled(running)
+        with evaluating(running), untouched, eager, torch.inference_mode(False), cudnn:
             yield
 
     def __call__(self, input_tensor: Tensor, targets: Any = None, *, watch: Watch | None = None) -> Attention:
         """Attention for images (B, C, H, W); see the class for `targets`.
 
         Raises ValueError for images or features that are not finite, targets out of range or of the wrong
-        length, and features without a spatial map.
+        length, and features that are no maps, such as tokens, or maps of three dimensions.
         """
         with self._undisturbed(self.model):
             features, rest = self._trunk(input_tensor)
             return self._solve(features, rest, targets, tuple(input_tensor.shape[-2:]), watch)
 
     def features(self, input_tensor: Tensor) -> Tensor:
-        """Features of the target layer (B, C, H, W), to keep for `from_features`."""
+        """Features of the target layer as (B, C, H, W), wherever its channels are, for `from_features`."""
         with self._undisturbed(self.model):
             return self._trunk(input_tensor)[0]
 
@@ -147,15 +141,16 @@ class L2CAF:
         image_size: tuple[int, int] | None = None,
         watch: Watch | None = None,
     ) -> Attention:
-        """As a call on images, from features of the target layer; what comes before it does not run.
+        """As a call on images, from what `features` gives; what comes before the target layer does not run.
 
+        Where the layer has its channels last, call `features` of this very object first: only images show it.
         Raises ValueError where something else of the image goes past the layer.
         """
         if self.parts.passing:
             raise ValueError(
                 f"features are not enough: {self.parts.passing[0]} goes past the target layer; pass images"
             )
-        check_finite("features", features)
+        check_maps(features)
         with self._undisturbed(self.parts.tail):
             size = image_size or tuple(features.shape[-2:])
             return self._solve(features.detach().clone(), [], targets, size, watch)
@@ -163,19 +158,34 @@ class L2CAF:
     @torch.no_grad()
     def _trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
         check_finite("images", images)
-        images, parts = images.detach().clone(), self.parts
+        if images.ndim < 4:
+            raise ValueError(f"images are {tuple(images.shape)}; expected (B, C, H, W), such as image[None]")
+        with ChannelAxis() if self._axis is None else contextlib.nullcontext():
+            features, rest = self._run_trunk(images.detach().clone())
+            features = usual(features)
+        check_maps(features)
+        self._axis = self._axis or channel_axis(features) or -3
+        if self._axis != -3 and (features.ndim, self._axis) != (4, -1):
+            where = f"{tuple(features.shape)} with channels in axis {features.ndim + self._axis}"
+            raise ValueError(
+                f"the target layer gives {where}; expected (B, C, H, W), (B, H, W, C) or, for a sequence of "
+                "images, (B, T, C, H, W)"
+            )
+        return features.movedim(self._axis, -3), [usual(value) for value in rest]
+
+    def _run_trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
+        parts = self.parts
         if isinstance(parts, GraphParts) and parts.module is not None and not parts.passing:
             features, output = read(self.model, parts.module, images)  # and every call is checked for free
             if leads_to(parts, features, [], output):
-                return usual(features), []
+                return features, []
             self._follow_by_hook()
         elif not self._compared:
             features, rest = parts.run_trunk(images.clone())
             if not leads_to(parts, features, rest, self.model(images.clone())):
                 self._follow_by_hook()
             self._compared = True
-        features, rest = self.parts.run_trunk(images)
-        return usual(features), [usual(value) for value in rest]
+        return self.parts.run_trunk(images)
 
     def _follow_by_hook(self) -> None:
         self._refuse_unless_auto(why := "torch.fx follows the network wrongly")
@@ -184,21 +194,18 @@ class L2CAF:
         self._take(HookedParts(self.model, self.parts.module), self.solver)
 
     def _tail(self, features: Tensor, rest: Rest) -> Tensor:
+        if self._axis == -1:
+            features = features.movedim(-3, -1).contiguous()
         outputs = self.parts.run_tail(features, rest)
-        outputs = self.output(outputs) if self.output else outputs
         if not isinstance(outputs, Tensor):
             raise ValueError(
-                f"the network returns {type(outputs).__name__}; pass output= to choose a tensor of it"
+                f"the network returns {type(outputs).__name__}; wrap it in a module that returns one tensor"
             )
         return outputs
 
     def _solve(
         self, features: Tensor, rest: Rest, targets: Any, size: tuple[int, int], watch: Watch | None
     ) -> Attention:
-        check_finite("features", features)
-        if features.ndim < 4 or not features.is_floating_point():
-            found = f"{features.dtype} of shape {tuple(features.shape)}"
-            raise ValueError(f"the target layer gives {found}; expected features (B, C, H, W)")
         with torch.no_grad():
             versions = [value._version for value in rest if isinstance(value, Tensor)]
             normal = self._tail(features.clone(), rest)
@@ -273,9 +280,9 @@ class L2CAF:
         rows, device = wanted.count, features.device
         frames = len(features) // rows
         may_leave = may_leave and all(len(value) == rows for value in (features, *rest))
-        free, as_filter = SHAPES[self.shape](features, self.start, self.generator)
+        free, as_filter = SHAPES[self.shape](features)
         free.requires_grad_(True)
-        optimizer = OPTIMIZERS[self.optimizer]([free], lr=self.learning_rate)
+        optimizer = torch.optim.Adam([free], lr=self.learning_rate)
         filters = as_filter(free.detach()).unflatten(0, (rows, frames)).clone()
         loss = torch.full((rows,), torch.nan, device=device, dtype=features.dtype)
         iterations = torch.zeros(rows, dtype=torch.long, device=device)
@@ -295,7 +302,7 @@ class L2CAF:
             if watch:
                 watch(step, f.detach(), losses)
             last = step == self.max_iterations
-            if last or step % self.check_every == 0:
+            if last or step % CHECK_EVERY == 0:
                 rests = open_rows[active] & (last | ((losses - before).abs() < self.tolerance))
                 before, ended = losses, active[rests]
                 filters[ended] = f.detach().unflatten(0, (-1, frames))[rests]
@@ -313,25 +320,3 @@ class L2CAF:
         if not torch.isfinite(loss).all():
             raise ValueError("the loss is not finite; look at the weights, or lower learning_rate")
         return [filters[:, 0] if frames == 1 else filters, loss, iterations]
-
-
-class GradCAMStyle:
-    """The call of the package grad-cam: ``GradCAMStyle(model, target_layers)(input_tensor, targets)``.
-
-    Gives maps (B, H, W) as a NumPy array at the size of the images, ready for ``show_cam_on_image``; over
-    several layers their mean. Unlike there, ``targets=None`` is class-oblivious. Options as for `L2CAF`.
-    """
-
-    def __init__(self, model: nn.Module, target_layers: Sequence[nn.Module | str], **options: Any) -> None:
-        self.filters = [L2CAF(model, layer, **options) for layer in target_layers]
-        if not self.filters:
-            raise ValueError("target_layers is empty; name at least one layer")
-
-    def __call__(self, input_tensor: Tensor, targets: Any = None) -> np.ndarray:
-        return np.mean([np.asarray(caf(input_tensor, targets)) for caf in self.filters], axis=0)
-
-    def __enter__(self) -> GradCAMStyle:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None

@@ -22,7 +22,7 @@ def nearest_to_ones(matrix: Tensor) -> Tensor:
     taken is the one nearest to the uniform filter, which fills up with the rest of the ones vector.
     A matrix of zeros says nothing; its filter is uniform.
     """
-    m = matrix.double() if matrix.device.type != "mps" else matrix.cpu().double()
+    m = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()  # Apple's GPUs have no float64
     n = m.shape[-1]
     scale = m.flatten(1).abs().amax(1).clamp(min=torch.finfo(m.dtype).tiny)[:, None, None]
     m = m / scale

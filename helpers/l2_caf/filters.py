@@ -9,54 +9,41 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
+
+from helpers.localisation import fit_to_image
 
 Shape = tuple[Tensor, Callable[[Tensor], Tensor]]
 """Free parameters with one row per feature map, and the function that makes filters (..., H, W) of them."""
 
 
-def fit_to_image(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Maps (B, h, w) resized to `size` and each scaled to [0, 1]; a map without contrast becomes 0."""
-    size = (size, size) if isinstance(size, int) else size
-    large = interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-    flat = high - low <= 1e-6 * large.abs().amax((1, 2), keepdim=True)  # resizing rounds
-    return torch.where(flat, 0.0, (large - low) / (high - low).clamp(min=1e-30))
-
-
-def _begin(size: tuple[int, ...], features: Tensor, start: str, generator: torch.Generator | None) -> Tensor:
-    if start == "ones":
-        return torch.ones(size, dtype=features.dtype, device=features.device)
-    device = generator.device if generator else "cpu"
-    return torch.randn(size, generator=generator, dtype=features.dtype, device=device).to(features.device)
-
-
-def _unit_length(features: Tensor, start: str, generator: torch.Generator | None) -> Shape:
-    free = _begin((*features.shape[:-3], *features.shape[-2:]), features, start, generator)
+def _unit_length(features: Tensor) -> Shape:
+    free = features.new_ones(*features.shape[:-3], *features.shape[-2:])
     return free, lambda v: normalize(v.flatten(-2), dim=-1).unflatten(-1, features.shape[-2:])
 
 
-def _softmax(features: Tensor, start: str, generator: torch.Generator | None) -> Shape:
-    free = _begin((*features.shape[:-3], *features.shape[-2:]), features, start, generator)
+def _softmax(features: Tensor) -> Shape:
+    free = features.new_ones(*features.shape[:-3], *features.shape[-2:])
     return free, lambda v: v.flatten(-2).softmax(-1).unflatten(-1, features.shape[-2:])
 
 
-def _gaussian(features: Tensor, start: str, generator: torch.Generator | None) -> Shape:
-    """A mean (y, x) on a grid from -3 to 3 on both axes, whatever the size of the map."""
+def _gaussian(features: Tensor) -> Shape:
+    """A mean (y, x), at first the middle, on a grid from -3 to 3 on both axes, whatever the map's size."""
     height, width = features.shape[-2:]
     y, x = (torch.linspace(-3, 3, n, dtype=features.dtype, device=features.device) for n in (height, width))
-    free = _begin((*features.shape[:-3], 2), features, start, generator)
-    free = torch.zeros_like(free) if start == "ones" else free  # the middle of the map
 
     def bell(mean: Tensor) -> Tensor:
         far = (y - mean[..., :1]).square()[..., :, None] + (x - mean[..., 1:]).square()[..., None, :]
         return (-far / 2).flatten(-2).softmax(-1).unflatten(-1, (height, width))
 
-    return free, bell
+    return features.new_zeros(*features.shape[:-3], 2), bell
 
 
-SHAPES: dict[str, Callable[..., Shape]] = {"l2": _unit_length, "softmax": _softmax, "gaussian": _gaussian}
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+SHAPES: dict[str, Callable[[Tensor], Shape]] = {
+    "l2": _unit_length,
+    "softmax": _softmax,
+    "gaussian": _gaussian,
+}
 
 
 def repeat(value: Tensor, rows: int, copies: int) -> Tensor:
@@ -71,6 +58,13 @@ def check_finite(name: str, values: Any) -> None:
         raise ValueError(f"no image in the batch: the {name} are {tuple(values.shape)}")
     if not torch.isfinite(values).all():
         raise ValueError(f"the {name} are not finite; look for NaN or infinity")
+
+
+def check_maps(features: Any) -> None:
+    check_finite("features", features)
+    if features.ndim < 4 or not features.is_floating_point():
+        found = f"{features.dtype} of shape {tuple(features.shape)}"
+        raise ValueError(f"the target layer gives {found}; expected features (B, C, H, W)")
 
 
 def keep_rows(optimizer: torch.optim.Optimizer, free: Tensor, stay: Tensor) -> Tensor:
@@ -94,7 +88,7 @@ class Attention:
         loss: final value of the objective (B,), or (B, T) for T targets per image.
         iterations: steps taken, as `loss`; 0 for the exact solver.
         solver: "exact" or "gradient".
-        image_size: height and width of the images, the default size of the maps.
+        image_size: height and width of the images, and of the maps.
     """
 
     filters: Tensor
@@ -103,23 +97,19 @@ class Attention:
     solver: str
     image_size: tuple[int, int]
 
-    def heatmaps(self, size: int | tuple[int, int] | None = None, sign: str = "both") -> Tensor:
-        """Maps in [0, 1], resized to `size` (the image's by default), smallest value 0 and largest 1.
+    def heatmaps(self, sign: str = "both") -> Tensor:
+        """Maps in [0, 1] of the size of the images, smallest value 0 and largest 1.
 
         Args:
             sign: "both" shows |f|, as the paper does; "positive" and "negative" only that part of f. A map
                 without contrast is 0 everywhere.
         """
-        if sign not in ("both", "positive", "negative"):
+        parts = {"both": torch.abs, "positive": torch.relu, "negative": lambda f: torch.relu(-f)}
+        if sign not in parts:
             raise ValueError(f"sign is {sign!r}; expected 'both', 'positive' or 'negative'")
-        maps = (
-            self.filters.abs()
-            if sign == "both"
-            else (self.filters * (-1 if sign == "negative" else 1)).clamp(0)
-        )
-        size = self.image_size if size is None else (size, size) if isinstance(size, int) else tuple(size)
-        scaled = fit_to_image(maps.reshape(-1, *maps.shape[-2:]), size)
-        return scaled.reshape(*maps.shape[:-2], *size)
+        maps = parts[sign](self.filters)
+        scaled = fit_to_image(maps.reshape(-1, *maps.shape[-2:]), self.image_size)
+        return scaled.reshape(*maps.shape[:-2], *self.image_size)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The heat maps at the size of the images, float32: what `show_cam_on_image` of grad-cam takes."""

@@ -1,14 +1,14 @@
 """A network in two parts: up to a layer, and from that layer on.
 
-The graph of the network (torch.fx) is cut behind the layer. A network that torch.fx cannot follow is run
-whole, with a hook that puts other features in the place of the layer's own.
+The graph of the network (`helpers.tracing`) is cut behind the layer. Where that cannot be followed as far as
+the layer, the network is run whole, with a hook that puts other features in the place of the layer's own.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,43 +16,14 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from helpers.tracing import Cut, has_hooks, original, trace
+
 Rest = list[Any]
 """What the second part needs besides the features: values that go past the layer."""
 
 # layers that are the identity in evaluation mode, and affine ones, each image on its own
 IDENTITY_LAYERS = (nn.Dropout, nn.Dropout2d, nn.Identity)
 AFFINE_LAYERS = (*IDENTITY_LAYERS, nn.Linear, nn.Flatten, nn.BatchNorm1d, nn.Conv2d)
-TABLES = ("_parameters", "_buffers", "_modules")
-
-
-@contextlib.contextmanager
-def same_attributes(model: nn.Module) -> Iterator[None]:
-    """Takes out what a forward pass, or its trace, writes into the attributes of layers."""
-    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in TABLES]) for m in model.modules()]
-    try:
-        yield
-    finally:
-        for attributes, before, tables in kept:
-            attributes.clear()
-            attributes.update(before)
-            for name, table in zip(TABLES, tables, strict=True):
-                attributes[name].clear()
-                attributes[name].update(table)
-
-
-class _Tracer(fx.Tracer):
-    """Keeps the wanted layer as one node, and follows the rest of the network down to torch's own layers."""
-
-    def __init__(self, names: list[str]) -> None:
-        super().__init__()
-        self.names = names
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return name in self.names or _hooked(module) or super().is_leaf_module(module, name)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 @dataclass
@@ -122,68 +93,59 @@ def read(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Any, Any]:
 def cut_at(model: nn.Module, layer: nn.Module | str) -> GraphParts | HookedParts:
     """The parts of `model` before and after `layer`: a module, its name, or that of a node of the graph.
 
-    Raises ValueError for a layer that is not part of the model, does not run exactly once, or has no
-    influence on the output.
+    Raises ValueError for a layer that is not part of the model, cannot be reached, does not run exactly once,
+    or has no influence on the output.
     """
-    modules, kind = dict(model.named_modules(remove_duplicate=False)), type(model).__name__
-    name = layer if isinstance(layer, str) else next((n for n, m in modules.items() if m is layer), None)
-    if not name:
-        raise ValueError(f"target_layer {layer!r:.80} is not a layer of {kind}")
-    module = modules.get(name)
-    names = [n for n, m in modules.items() if m is module and module is not None] or [name]
-    with same_attributes(model), torch.random.fork_rng(devices=[]):
-        try:
-            graph = _Tracer(names).trace(model)
-        except Exception as error:
-            if module is None:
-                raise ValueError(f"no layer {name!r} in {kind}, and torch.fx cannot trace it") from error
-            return HookedParts(model, module)
-        whole = [f"{n.target}." for n in graph.nodes if n.op == "call_module"]  # the graph ends at these
-        inside = any(n.startswith(outer) for n in names for outer in whole)
-        if module is not None and (inside or _hooked(model)):
-            return HookedParts(model, module)
-        if module is not None:
-            found = [n for n in graph.nodes if n.op == "call_module" and n.target in names]
-        else:
-            found = [n for n in graph.nodes if n.name == name and n.op != "output"]
-            if not found or _hooked(model):
-                why = ", whose own hooks torch.fx would leave out" if found else ""
-                raise ValueError(f"no layer and no node {name!r} in {kind}{why}")
-        if len(found) != 1:
-            raise ValueError(
-                f"{name} runs {len(found)} times in a forward pass; choose a layer that runs once"
-            )
-        parts = _cut_graph(model, graph, found[0])
-        parts.module = module
-        return parts
+    module, names, name = _find(model, layer)
+    kind = type(model).__name__
+    try:
+        parents = {outer for n in names for outer in accumulate(n.split(".")[:-1], "{}.{}".format)}
+        graph = trace(model, lambda _, n: n in names, around=parents)
+    except Exception as error:
+        if module is None:
+            raise ValueError(f"no layer {name!r} in {kind}, and torch.fx cannot trace it") from error
+        return HookedParts(model, module)
+    whole = [f"{n.target}." for n in graph.nodes if n.op == "call_module"]  # the graph ends at these
+    if module is not None and (has_hooks(model) or any(n.startswith(o) for n in names for o in whole)):
+        return HookedParts(model, module)
+    if module is not None:
+        found = [n for n in graph.nodes if n.op == "call_module" and n.target in names]
+    else:
+        found = [n for n in graph.nodes if n.name == name and n.op != "output"]
+        if not found or has_hooks(model):
+            why = ", whose own hooks torch.fx would leave out" if found else ""
+            raise ValueError(f"no layer and no node {name!r} in {kind}{why}")
+    if len(found) != 1:
+        raise ValueError(f"{name} runs {len(found)} times in a forward pass; choose a layer that runs once")
+    (output,) = (n for n in graph.nodes if n.op == "output")
+    cut = Cut(model, graph, found[0], output.args[0])
+    if output not in cut.after:
+        raise ValueError(f"{found[0].name} has no influence on the output of {kind}")
+    trunk = cut.first((found[0], tuple(cut.passing)))
+    return GraphParts(trunk, cut.second(), [n.name for n in cut.passing], module)
 
 
-def _cut_graph(model: nn.Module, graph: fx.Graph, layer: fx.Node) -> GraphParts:
-    after: set[fx.Node] = {layer}
-    for node in graph.nodes:
-        if any(source in after for source in node.all_input_nodes):
-            after.add(node)
-    after.remove(layer)
-    if not any(node.op == "output" for node in after):
-        raise ValueError(f"{layer.name} has no influence on the output of {type(model).__name__}")
-    before = [n for n in graph.nodes if n not in after]
-    fixed: set[fx.Node] = set()  # made of weights alone, the same for every image
-    for node in before:
-        if node.op != "placeholder" and all(source in fixed for source in node.all_input_nodes):
-            fixed.add(node)
-    fixed.discard(layer)
-    passing = [n for n in before if n is not layer and n not in fixed and any(u in after for u in n.users)]
-    trunk, copies = fx.Graph(), {}
-    for node in before:
-        copies[node] = trunk.node_copy(node, copies.__getitem__)
-    trunk.output((copies[layer], tuple(copies[node] for node in passing)))
-    tail, copies = fx.Graph(), {}
-    for node in (layer, *passing):
-        copies[node] = tail.placeholder(node.name)
-    for node in graph.nodes:
-        if node in after or node in fixed:
-            copies[node] = tail.node_copy(node, copies.__getitem__)
-    return GraphParts(fx.GraphModule(model, trunk), fx.GraphModule(model, tail), [n.name for n in passing])
+def _find(model: nn.Module, layer: nn.Module | str) -> tuple[nn.Module | None, list[str], str]:
+    """The layer, all its names in the network, and the name to speak of; no layer for that of a node."""
+    modules = {n: m for n, m in model.named_modules(remove_duplicate=False) if n}
+    module = layer
+    if isinstance(layer, str):
+        module = {_written(n): m for n, m in modules.items()}.get(_written(layer))
+        if layer and module is None:
+            return None, [layer], layer
+    module = getattr(module, "_orig_mod", module)
+    names = [n for n, m in modules.items() if m is module]
+    if not names:
+        raise ValueError(f"target_layer {layer!r:.80} is not a layer of {type(model).__name__}")
+    for outer, m in modules.items():
+        if isinstance(m, torch.jit.ScriptModule) and any(f"{n}.".startswith(f"{outer}.") for n in names):
+            original(m)  # says why not
+    return module, names, layer if isinstance(layer, str) else names[0]
+
+
+def _written(name: str) -> str:
+    """The name of a layer in the network as it was before `torch.compile`."""
+    return name.replace("_orig_mod.", "")
 
 
 def usual(value: Any) -> Any:
@@ -197,8 +159,10 @@ def alike(found: Any, expected: Any) -> bool:
         return isinstance(found, Tensor) == isinstance(expected, Tensor)
     if found.shape != expected.shape:
         return False
-    far = (found.double() - expected.double()).abs().max() if found.numel() else 0.0
-    return bool(far <= 1e-2 * expected.double().abs().max() + 1e-30) or bool(torch.isnan(far))
+    precision = torch.promote_types(found.dtype, torch.float32)
+    found, expected = found.to(precision), expected.to(precision)
+    far = (found - expected).abs().max() if found.numel() else 0.0
+    return bool(far <= 1e-2 * expected.abs().max() + 1e-30) or bool(torch.isnan(far))
 
 
 def leads_to(parts: GraphParts, features: Tensor, rest: Rest, output: Any) -> bool:
@@ -255,7 +219,7 @@ def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _plain(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """One of torch's layers as it is: no subclass, no hook, no forward of its own."""
-    return type(layer) in kinds and not _hooked(layer) and "forward" not in vars(layer)
+    return type(layer) in kinds and not has_hooks(layer) and "forward" not in vars(layer)
 
 
 def _option(node: fx.Node, place: int, name: str, default: Any) -> Any:

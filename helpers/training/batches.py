@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence, Sized
 
 import numpy as np
 import torch
@@ -90,6 +91,43 @@ def loader(
         return generator.permutation(count).tolist() if shuffle else range(count)
 
     return _batched(dataset, EpochBatches(draw, count, batch_size, drop_last, seed))
+
+
+def ends_in_one(loader: DataLoader) -> bool:
+    """Whether an epoch ends in a batch of one image, as far as the loader tells."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, EpochBatches):
+        count, size, drop_last = sampler.num_items, sampler.batch_size, sampler.drop_last
+    elif isinstance(sampler, Sized) and loader.batch_size:
+        count, size, drop_last = len(sampler), loader.batch_size, loader.drop_last
+    else:
+        return False
+    return size == 1 or (count % size == 1 and not drop_last)
+
+
+def draw_batches(
+    dataset: Dataset,
+    classes_per_batch: int,
+    images_per_class: int,
+    total: int,
+    seed: int = 0,
+    *,
+    shuffled: bool = False,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`total` batches (images, labels) on a device: P classes with K images each, P at most what there is.
+
+    With `shuffled`, batches of the same size in which an image comes once per epoch, whatever its class;
+    what does not fill a last batch is left out of that epoch.
+    Raises ValueError as `pk_loader` and `loader` do.
+    """
+    p = min(classes_per_batch, len(torch.as_tensor(dataset.labels).unique()))
+    if shuffled:
+        batches = loader(dataset, min(p * images_per_class, len(dataset)), seed=seed, drop_last=True)
+    else:
+        batches = pk_loader(dataset, p, images_per_class, batches=total, seed=seed)
+    for images, labels in itertools.islice(itertools.chain.from_iterable(itertools.repeat(batches)), total):
+        yield images.to(device), labels.to(device)
 
 
 def _batched(dataset: Dataset, batches: EpochBatches) -> DataLoader:

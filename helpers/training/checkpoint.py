@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints that continue it exactly, and the weights of a model."""
+"""Checkpoints: what a run leaves on disk, from which it continues exactly."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,7 +22,7 @@ from helpers.training.batches import EpochBatches
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint or weights file cannot be read, written, or does not belong to this run."""
+    """A checkpoint cannot be read, written, or does not belong to this run."""
 
 
 @dataclass
@@ -76,7 +74,12 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} would hold {', '.join(unsafe)}, which a safe load refuses; it was not written"
             )
-        _write(self.path, file.getvalue())
+        try:
+            write_atomically(self.path, file.getvalue())
+        except OSError as error:
+            raise CheckpointError(
+                f"could not write {self.path}: {error}. A file there before is untouched"
+            ) from error
 
     def resume(self, epochs: int) -> list[dict[str, float]]:
         """Load the file into every part and return its history; all checks come before the first change."""
@@ -107,25 +110,6 @@ class Checkpoint:
         return saved["rows"]
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write the model's weights as safetensors, whole or not at all. Raises CheckpointError if that fails."""
-    # safetensors refuses tensors that share memory, as tied weights do
-    tensors = {
-        name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
-    }
-    _write(Path(path), safetensors.save(tensors))
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load what `save_weights` wrote. Raises CheckpointError, the model untouched, if it does not fit."""
-    try:
-        tensors = safetensors.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights from {path}: {error}") from error
-    _require_same_shapes(Path(path), model.state_dict(), tensors)
-    model.load_state_dict(tensors)
-
-
 def _require_same_shapes(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
     here, there = (
         {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
@@ -153,13 +137,6 @@ def _read_checkpoint(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is truncated, damaged or no checkpoint ({error}); delete it to start again"
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise CheckpointError(f"could not write {path}: {error}. A file there before is untouched") from error
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -1,70 +1,26 @@
-"""One training loop for every chapter: P x K batches, a seeded and exactly resumable `fit`, and `embed`."""
+"""One training loop for every chapter: a seeded and exactly resumable `fit`, and `embed`."""
 
 from __future__ import annotations
 
-import math
 import os
 import random
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from helpers.training.batches import EpochBatches, loader, pk_loader
-from helpers.training.checkpoint import Checkpoint, CheckpointError, load_weights, save_weights
+from helpers.training.batches import ends_in_one
+from helpers.training.checkpoint import Checkpoint
+from helpers.training.history import Epoch, History, named
 from helpers.training.modes import evaluating
 
-__all__ = [
-    "CheckpointError",
-    "EpochBatches",
-    "History",
-    "NonFiniteLoss",
-    "embed",
-    "fit",
-    "load_weights",
-    "loader",
-    "pick_device",
-    "pk_loader",
-    "save_weights",
-    "seed_everything",
-]
-
 _CHECK_EVERY = 100  # steps between two looks at the losses on an accelerator: each look waits for the device
-_OWN_COLUMNS = ("epoch", "loss", "lr", "seconds")
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite. Attributes: epoch and step (from 1), lr, last_losses."""
-
-    def __init__(self, loss: float, epoch: int, step: int, lr: float, last_losses: list[float]) -> None:
-        self.epoch, self.step, self.lr, self.last_losses = epoch, step, lr, last_losses
-        before = ", ".join(f"{value:.4g}" for value in last_losses) or "none in this epoch"
-        super().__init__(
-            f"the loss is {loss} at step {step} of epoch {epoch} with learning rate {lr:.3g}; last finite "
-            f"losses: {before}. Lower the learning rate, set clip_norm, or look for NaN in the images"
-        )
-
-
-@dataclass
-class History:
-    """What `fit` measured: per epoch a row of epoch (from 1), loss, lr, seconds and the caller's own values.
-
-    `lr` is that of the first parameter group in the first step, `seconds` the training without evaluation.
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def frame(self) -> pd.DataFrame:
-        """The rows as a table, one line per epoch."""
-        return pd.DataFrame(self.rows)
 
 
 def seed_everything(seed: int) -> None:
@@ -105,7 +61,7 @@ def fit(
     loader: DataLoader,
     *,
     epochs: int,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    scheduler: LRScheduler | None = None,
     scheduler_per_step: bool = False,
     device: str | torch.device | None = None,
     amp: bool | None = None,
@@ -127,6 +83,7 @@ def fit(
             comes from torch's global generator.
         epochs: in all, those of the checkpoint included.
         scheduler: stepped after every epoch, or with `scheduler_per_step` after every batch.
+            `ReduceLROnPlateau` watches the mean training loss of the epoch.
         device: see `pick_device`.
         amp: forward pass in bfloat16 autocast; None means on CUDA only (where images are also channels-last).
             The loss always sees float32.
@@ -145,13 +102,15 @@ def fit(
             would make every step wait, it is every 100 steps and at the end of the epoch: the weights may be
             spoilt by then.
         CheckpointError: an unreadable checkpoint, one of another run, or a failed write (the old file stays).
-        ValueError: epochs below 1, no batch, a loss that is no scalar or has no gradient, a metric that is no
-            scalar or takes the name of another column.
+        ValueError: epochs below 1, no batch, a schedule that does not fit the run, a last batch of one image
+            on which batch norm cannot train, a loss that is no scalar or has no gradient, a metric that is no
+            scalar or takes the name of another column. All but the last two before the first step.
     """
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; expected a whole number from 1 up")
     if len(loader) == 0:
         raise ValueError("the loader gives no batch; check its dataset, batch size and drop_last")
+    _check_schedule(scheduler, scheduler_per_step, epochs, len(loader))
     device = pick_device(device)
     channels_last = device.type == "cuda"
     amp = device.type == "cuda" if amp is None else amp
@@ -160,7 +119,7 @@ def fit(
         loss_fn.to(device)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
-    def train_step(images: Tensor, labels: Tensor, epoch: _Epoch) -> None:
+    def train_step(images: Tensor, labels: Tensor, epoch: Epoch) -> None:
         layout = torch.channels_last if channels_last and images.ndim == 4 else torch.preserve_format
         images = images.to(device, non_blocking=True, memory_format=layout)
         labels = labels.to(device, non_blocking=True)
@@ -185,20 +144,25 @@ def fit(
     if checkpoint is not None:
         saved = Checkpoint(Path(checkpoint), model, loss_fn, optimizer, scheduler, loader, device)
         history.rows = saved.resume(epochs)
-    done = len(history.rows)
+    done, lone = len(history.rows), ends_in_one(loader)
     with _progress_bar(done * len(loader), epochs * len(loader), progress) as bar:
         for number in range(done + 1, epochs + 1):
             model.train()
-            epoch = _Epoch(number, device)
+            epoch = Epoch(number, device)
             for images, labels in loader:
+                if lone:
+                    _check_batch_of_one(model, images[:1].to(device), amp)
+                    lone = False
                 train_step(images, labels, epoch)
                 bar.update()
             row = epoch.row()
-            if scheduler is not None and not scheduler_per_step:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(row["loss"])
+            elif scheduler is not None and not scheduler_per_step:
                 scheduler.step()
             if evaluate is not None:
                 with torch.no_grad(), evaluating(model):
-                    row |= {name: float(value) for name, value in _named(evaluate(model), row).items()}
+                    row |= {name: float(value) for name, value in named(evaluate(model), row).items()}
             history.rows.append(row)
             bar.set_postfix(epoch=number, loss=row["loss"], refresh=False)
             if saved is not None:
@@ -207,59 +171,42 @@ def fit(
     return history
 
 
+def _check_schedule(scheduler: LRScheduler | None, per_step: bool, epochs: int, batches: int) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau) and (per_step or scheduler.mode != "min"):
+        raise ValueError(
+            f"ReduceLROnPlateau with mode={scheduler.mode!r} and scheduler_per_step={per_step}: fit gives it "
+            "the mean loss of every epoch; expected mode='min' and scheduler_per_step=False"
+        )
+    steps, planned = epochs * batches if per_step else epochs, getattr(scheduler, "total_steps", None)
+    if planned is not None and planned < steps:
+        raise ValueError(
+            f"the scheduler ends after {planned} steps, this run takes {steps}: give it total_steps={steps}"
+        )
+
+
+def _check_batch_of_one(model: nn.Module, images: Tensor, amp: bool) -> None:
+    """Try the batch of one image that ends every epoch before the first step; buffers and seed stay."""
+    kept = [buffer.clone() for buffer in model.buffers()]
+    generators = [images.device] if images.is_cuda else []
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=amp)
+    try:
+        with torch.random.fork_rng(generators), torch.no_grad(), autocast:
+            model(images)
+    except ValueError as error:
+        raise ValueError(
+            f"the last batch of an epoch holds one image, on which this network cannot train ({error}); "
+            "make the loader with drop_last=True or another batch_size"
+        ) from error
+    finally:
+        for buffer, value in zip(model.buffers(), kept, strict=True):
+            buffer.data.copy_(value)
+
+
 def _progress_bar(done: int, total: int, shown: bool) -> tqdm:
     hidden = not shown or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     return tqdm(
         initial=done, total=total, unit="batch", leave=False, delay=1, mininterval=0.5, disable=hidden
     )
-
-
-class _Epoch:
-    """The losses and metrics of one epoch, kept on the device until asked for."""
-
-    def __init__(self, number: int, device: torch.device) -> None:
-        self.number, self.device, self.began = number, device, time.perf_counter()
-        self.values: dict[str, list[Tensor]] = {"loss": []}
-        self.losses: list[float] = []  # those already looked at
-        self.sizes: list[int] = []
-        self.lrs: list[float] = []
-
-    def add(self, loss: Tensor, metrics: dict[str, Tensor], size: int, lr: float) -> None:
-        if loss.ndim or not loss.requires_grad:
-            raise ValueError(
-                f"the loss has shape {tuple(loss.shape)} and requires_grad={loss.requires_grad}; expected a "
-                "scalar with a gradient"
-            )
-        for name, value in {"loss": loss, **_named(metrics, ())}.items():
-            value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
-            if value.ndim:
-                raise ValueError(f"metric {name!r} has shape {tuple(value.shape)}; expected a 0-dim tensor")
-            self.values.setdefault(name, []).append(value)
-        self.sizes.append(size)
-        self.lrs.append(float(lr))
-
-    def check(self) -> None:
-        for loss in torch.stack(self.values["loss"][len(self.losses) :]).tolist():
-            step = len(self.losses)
-            if not math.isfinite(loss):
-                raise NonFiniteLoss(loss, self.number, step + 1, self.lrs[step], self.losses[-5:])
-            self.losses.append(loss)
-
-    def row(self) -> dict[str, float]:
-        if len(self.losses) < len(self.sizes):
-            self.check()
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)
-        table = torch.stack([torch.stack(values) for values in self.values.values()]).cpu().double()
-        means = dict(zip(self.values, (table @ sizes / sizes.sum()).tolist(), strict=True))
-        seconds = time.perf_counter() - self.began  # read once the device has done its work
-        return {"epoch": self.number, "loss": means["loss"], "lr": self.lrs[0], "seconds": seconds} | means
-
-
-def _named(values: dict[str, Any], taken: Iterable[str]) -> dict[str, Any]:
-    clash = sorted(values.keys() & {*taken, *_OWN_COLUMNS})
-    if clash:
-        raise ValueError(f"evaluate or metrics gives {', '.join(clash)}, already in the history; rename it")
-    return values
 
 
 def _float32(outputs: Any) -> Any:
@@ -274,6 +221,13 @@ def _float32(outputs: Any) -> Any:
 
 
 @torch.no_grad()
+def read_out(model: nn.Module, images: Tensor, output: str, *, batch_size: int = 256) -> Tensor:
+    """One named output (N, ...) of a network in its present mode for images (N, C, S, S), on the CPU."""
+    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    found = [getattr(model(batch.to(device)), output) for batch in images.split(batch_size)]
+    return torch.cat(found).cpu()
+
+
 def embed(
     model: nn.Module, dataset: Dataset, *, device: str | torch.device | None = None, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:

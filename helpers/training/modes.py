@@ -1,11 +1,18 @@
-"""Training and evaluation mode of a network's layers."""
+"""Modes in which code runs: training or evaluation of a network's layers, and no autocast."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Matrix products in the precision of their inputs, also inside `torch.autocast`."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
 
 
 def evaluating(model: nn.Module) -> contextlib.AbstractContextManager[None]:

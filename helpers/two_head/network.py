@@ -9,16 +9,19 @@ no value that the host must wait for.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.training.modes import evaluating
-from helpers.two_head.ranking import class_labels
+from helpers.tracing import original
+from helpers.training.modes import evaluating, without_autocast
+from helpers.two_head.ranking import at_least_single, class_labels
 from helpers.two_head.trunk import Parts, resize_classifier, split
+
+AUX_WEIGHT = 0.4
+"""Of the cross-entropy of each auxiliary classifier, as for Inception v3."""
 
 
 class TwoHeadOutput(NamedTuple):
@@ -72,6 +75,7 @@ class TwoHead(nn.Module):
         whole = isinstance(size, list | tuple) and [type(side) for side in size] == [int, int]
         if not whole or min(size) < 1:
             raise ValueError(f"image_size is {image_size!r}; expected a side or (height, width) in pixels")
+        backbone = original(backbone)
         self._parts = split(backbone)
         self.backbone = backbone
         self.map_shape = self._shape_of_map(tuple(size))
@@ -154,8 +158,9 @@ class TwoHeadLoss(nn.Module):
         weight: lambda, 1 in the paper (0.003 with centre loss, which is a sum there).
         on: what the ranking loss reads: the "embedding", or the "penultimate" features of the classifier, as
             a centre loss needs them, since nothing else keeps the classes of the embedding apart.
-        aux_weight: of each auxiliary classifier: 0.4 is usual for Inception v3, 0.3 for GoogLeNet.
-        label_smoothing: of the cross-entropy.
+
+    The logits of auxiliary classifiers count with `AUX_WEIGHT`. float16 and bfloat16 are computed and
+    returned in float32, also under autocast.
     """
 
     def __init__(
@@ -164,24 +169,20 @@ class TwoHeadLoss(nn.Module):
         weight: float = 1.0,
         *,
         on: Literal["embedding", "penultimate"] = "embedding",
-        aux_weight: float = 0.4,
-        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in (("weight", weight), ("aux_weight", aux_weight)):
-            if not value >= 0:
-                raise ValueError(f"{name} is {value!r}; expected 0 or more")
+        if not weight >= 0:
+            raise ValueError(f"weight is {weight!r}; expected 0 or more")
         if on not in ("embedding", "penultimate"):
             raise ValueError(f"on is {on!r}; expected 'embedding' or 'penultimate'")
-        self.ranking, self.weight, self.on, self.aux_weight = ranking, weight, on, aux_weight
-        self.label_smoothing = label_smoothing
+        self.ranking, self.weight, self.on = ranking, weight, on
 
     def forward(self, output: TwoHeadOutput, labels: Tensor) -> Tensor:
         labels = class_labels(labels, output.logits)
-        cross_entropy = partial(F.cross_entropy, target=labels, label_smoothing=self.label_smoothing)
-        loss = cross_entropy(output.logits)
-        for logits in output.aux_logits:
-            loss = loss + self.aux_weight * cross_entropy(logits)
-        if self.ranking is None:
-            return loss
-        return loss + self.weight * self.ranking(getattr(output, self.on), labels)
+        with without_autocast(output.logits.device):
+            loss = F.cross_entropy(at_least_single(output.logits), labels)
+            for logits in output.aux_logits:
+                loss = loss + AUX_WEIGHT * F.cross_entropy(at_least_single(logits), labels)
+            if self.ranking is None:
+                return loss
+            return loss + self.weight * self.ranking(at_least_single(getattr(output, self.on)), labels)

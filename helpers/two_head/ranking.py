@@ -10,12 +10,15 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.reducers import MeanReducer, MultipleReducers
 from torch import Tensor
 
+from helpers.training.modes import without_autocast
+
 
 class OnDeviceLoss(BaseMetricLossFunction):
     """A PML loss whose terms lie in a dense tensor under a mask of the same shape.
 
     With PML's default, the mean, they are reduced where they are. Any other reducer gets the list of terms it
-    expects, which waits for the device. float16 and bfloat16 are computed and returned in float32.
+    expects, which waits for the device. float16 and bfloat16 are computed and returned in float32, also under
+    autocast.
     """
 
     reduction_type = "element"
@@ -37,10 +40,12 @@ class OnDeviceLoss(BaseMetricLossFunction):
         if ref_emb is embeddings:
             ref_emb = ref_labels = None
         if ref_emb is not None:
-            ref_emb = _single(ref_emb)
+            ref_emb = at_least_single(ref_emb)
             if indices_tuple is None or ref_labels is not None:
                 ref_labels = class_labels(ref_labels, ref_emb)
-        return super().forward(_single(embeddings), labels, indices_tuple, ref_emb, ref_labels)
+        embeddings = at_least_single(embeddings)
+        with without_autocast(embeddings.device):
+            return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
     def reduced(self, terms: Tensor, counts: Tensor) -> dict[str, Any]:
         reducer = self.reducer
@@ -79,7 +84,8 @@ def class_labels(labels: Tensor | None, embeddings: Tensor) -> Tensor:
     return labels.long()
 
 
-def _single(embeddings: Tensor) -> Tensor:
+def at_least_single(embeddings: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32. Raises TypeError for what is not floating point."""
     if not embeddings.is_floating_point():
         raise TypeError(f"embeddings are {embeddings.dtype}; expected floats: convert them with .float()")
     return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings

@@ -1,7 +1,7 @@
 """A classifier in parts: up to its last map of features, and from that map to the logits.
 
-The graph of the network (torch.fx) is traced once in training and once in evaluation mode, since a network
-may branch on its mode. The parts are functions of the network, so they run whatever layers it has now.
+The graph of the network (`helpers.tracing`) is traced once in training and once in evaluation mode, since a
+network may branch on its mode. The parts are functions of the network: they run whatever layers it has now.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from helpers.tracing import Cut, trace
 from helpers.training.modes import in_mode
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -38,14 +39,6 @@ class Parts:
     logits: Part
     penultimate: Part
     classifiers: tuple[str, ...]
-
-
-class _Tracer(fx.Tracer):
-    """Keeps whole what holds no linear layer and no pooling, so that hooks on it go on to work."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        inside = (isinstance(layer, (nn.Linear, *_POOLS)) for layer in module.modules())
-        return super().is_leaf_module(module, name) or not any(inside)
 
 
 def split(backbone: nn.Module) -> dict[bool, Parts]:
@@ -77,25 +70,26 @@ def _split(backbone: nn.Module, graph: fx.Graph) -> Parts:
                 f"layer (looked back to {pool.name}); TwoHead needs a convolutional classifier with one"
             )
         pool = sources[0]
-    features = pool.all_input_nodes[0]
-    return Parts(
-        _between(backbone, graph, None, [features]),
-        _between(backbone, graph, None, [features, *aux]),
-        _between(backbone, graph, features, [logits, linear.all_input_nodes[0]]),
-        _between(backbone, graph, features, [linear.all_input_nodes[0]]),
-        tuple(str(node.target) for node in classifiers),
-    )
+    features, penultimate = pool.all_input_nodes[0], linear.all_input_nodes[0]
+    both, one = (Cut(backbone, graph, features, r) for r in ((logits, penultimate), (penultimate,)))
+    parts = (both.first((features,)), both.first((features, *aux)), both.second(), one.second())
+    return Parts(*(type(part).forward for part in parts), tuple(str(node.target) for node in classifiers))
 
 
 def _trace(backbone: nn.Module, training: bool) -> fx.Graph:
     try:
-        with in_mode(backbone, training), torch.random.fork_rng(devices=[]):
-            return _Tracer().trace(backbone)
+        with in_mode(backbone, training):
+            return trace(backbone, _holds_no_head)
     except Exception as error:
         raise ValueError(
             f"torch.fx cannot trace {type(backbone).__name__} ({error}); TwoHead takes classifiers such as "
             "torchvision.models.resnet50"
         ) from error
+
+
+def _holds_no_head(layer: nn.Module, name: str) -> bool:
+    """Without a linear layer or pooling, a layer stays whole, so that hooks on it go on to work."""
+    return not any(isinstance(part, (nn.Linear, *_POOLS)) for part in layer.modules())
 
 
 def _outputs(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
@@ -127,21 +121,3 @@ def _is_pool(backbone: nn.Module, node: fx.Node) -> bool:
     if node.target not in ("mean", torch.mean) or not isinstance(axes, list | tuple):
         return False
     return {axis % 4 for axis in axes} == {2, 3}
-
-
-def _between(backbone: nn.Module, graph: fx.Graph, start: fx.Node | None, ends: list[fx.Node]) -> Part:
-    """What lies between a node (None: the images) and others, as a function of the network."""
-    needed, open_nodes = set(), list(ends)
-    while open_nodes:
-        node = open_nodes.pop()
-        if node not in needed:
-            needed.add(node)
-            open_nodes += [] if node is start else node.all_input_nodes
-    part, copies = fx.Graph(), {}
-    for node in graph.nodes:
-        if node is start:
-            copies[node] = part.placeholder("features")
-        elif node in needed:
-            copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(tuple(copies[node] for node in ends))
-    return type(fx.GraphModule(backbone, part)).forward

@@ -1,0 +1,127 @@
+"""Checks of exercises: an answer that is not there yet stops nobody, a wrong one is told what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOT_ANSWERED = "Not answered yet."
+
+
+def check(
+    answer: Callable[..., Any],
+    reference: Callable[..., Any],
+    cases: Sequence[tuple[Any, ...]],
+    *,
+    hint: str = "",
+    tolerance: float = 1e-5,
+) -> None:
+    """Compare an answer with a reference on every case, in value and, where there is one, in gradient.
+
+    An answer that gives None or `...` for the first case is not there yet: that is printed, and all goes on.
+
+    Args:
+        cases: arguments, one tuple for each case. Float tensors are copied and get a gradient.
+        hint: what to think about when a value differs.
+        tolerance: largest difference, relative to the largest value expected where that is above 1.
+
+    Raises:
+        AssertionError: naming the case, what was expected and what came.
+    """
+    for number, case in enumerate(cases, 1):
+        inputs, theirs = _fresh(case), _fresh(case)
+        wanted, found = reference(*inputs), answer(*map(_copy, theirs))
+        if found is None or found is ...:
+            assert number == 1, f"case {number}: expected {_text(wanted)}, you return nothing. {hint}"
+            print(NOT_ANSWERED)
+            return
+        _compare(f"case {number}", wanted, found, hint, tolerance)
+        if isinstance(wanted, Tensor) and wanted.requires_grad:
+            assert found.requires_grad, f"case {number}: the value is right, but no gradient flows. {hint}"
+            slopes = [_slopes(value, given) for value, given in ((wanted, inputs), (found, theirs))]
+            for one, other in zip(*slopes, strict=True):
+                _compare(f"case {number}: the value is right, the gradient", one, other, hint, tolerance)
+    print("Correct.")
+
+
+def choose(answer: str | None, options: Mapping[str, str], *, right: str) -> None:
+    """Check a choice among named options; `options` says of each what speaks for or against it.
+
+    Raises:
+        AssertionError: another option than `right`, with what speaks against it.
+        ValueError: no such option.
+    """
+    if answer is None or answer is ...:
+        print(NOT_ANSWERED)
+        return
+    if answer not in list(options):
+        raise ValueError(f"the answer is {answer!r}; expected one of {', '.join(map(repr, options))}")
+    assert answer == right, f"Not {answer!r}: {options[answer]}"
+    print(f"Correct: {options[right]}")
+
+
+def order(answer: Sequence[str] | None, values: Mapping[str, float]) -> None:
+    """Compare a predicted order, best first, with what was measured; a wrong prediction is no mistake.
+
+    Raises:
+        ValueError: the answer does not name each of `values` once.
+    """
+    if answer is None or answer is ...:
+        print(NOT_ANSWERED)
+        return
+    if isinstance(answer, str) or sorted(map(str, answer)) != sorted(values):
+        raise ValueError(f"the answer is {answer!r}; expected each of {', '.join(values)} once, as a list")
+    truth = sorted(values, key=values.get, reverse=True)
+    right = sum(one == other for one, other in zip(answer, truth, strict=True))
+    said = ", ".join(f"{name} {values[name]:.3f}" for name in truth)
+    print(f"{right} of {len(truth)} in their place. Measured: {said}.")
+
+
+def _fresh(case: tuple[Any, ...]) -> list[Any]:
+    return [
+        value.detach().clone().requires_grad_(value.is_floating_point())
+        if isinstance(value, Tensor)
+        else value
+        for value in case
+    ]
+
+
+def _copy(value: Any) -> Any:
+    """What an answer may overwrite, with the gradient of the original."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _slopes(value: Tensor, inputs: list[Any]) -> list[Tensor]:
+    given = [v for v in inputs if isinstance(v, Tensor) and v.requires_grad]
+    found = torch.autograd.grad(value.sum(), given, allow_unused=True)
+    return [torch.zeros_like(v) if g is None else g for v, g in zip(given, found, strict=True)]
+
+
+def _compare(where: str, wanted: Any, found: Any, hint: str, tolerance: float) -> None:
+    kind = type(wanted).__name__
+    alike = isinstance(found, type(wanted)) or (
+        isinstance(wanted, int | float) and isinstance(found, int | float)
+    )
+    more = "; .item() makes a number of it" if isinstance(found, Tensor) else ""
+    assert alike, f"{where}: expected the type {kind}, you return {type(found).__name__}{more}. {hint}"
+    if isinstance(wanted, tuple):
+        assert len(found) == len(wanted), f"{where}: expected {len(wanted)} values, you return {len(found)}"
+        for place, pair in enumerate(zip(wanted, found, strict=True), 1):
+            _compare(f"{where}, value {place}", *pair, hint, tolerance)
+        return
+    if isinstance(wanted, Tensor):
+        shapes = f"{tuple(wanted.shape)}, you return {tuple(found.shape)}"
+        assert found.shape == wanted.shape, f"{where}: expected shape {shapes}. {hint}"
+    one, other = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (wanted, found))
+    largest = one[one.isfinite()].abs().max().item() if one.isfinite().any() else 0.0
+    near = torch.allclose(one, other, rtol=0, atol=tolerance * max(1.0, largest))
+    assert near, f"{where}: expected {_text(wanted)}, you say {_text(found)}. {hint}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return f"{value:.6g}" if isinstance(value, int | float) else repr(value)

@@ -1,0 +1,326 @@
+"""Exercises as empty stubs: unanswered they stop nothing, their folded solution passes, mistakes are told."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CodeType, SimpleNamespace
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
+from notebook_hygiene import RULES, committed_notebooks
+
+from helpers.exercises import NOT_ANSWERED
+
+SAME = """
+    same = labels[:, None] == labels
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool)
+    distances = torch.cdist(embeddings, embeddings).square()
+    farthest = torch.where(positive, distances, -torch.inf).amax(1)
+    nearest = torch.where(same, torch.inf, distances).amin(1)
+"""
+FARTHER = """
+    negative = labels != labels[positive]
+    far = negative & (distances > distances[positive])
+"""
+
+# (notebook, grade_id) -> mistake -> (code in place of the dots, what the check says)
+WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
+    ("05_two_head", "ex-negative"): {
+        "a hard negative": (
+            "return torch.where(labels != labels[positive], distances, torch.inf).argmin().item()",
+            r"case 2: expected 3, you say 2\. Strictly farther",
+        ),
+        "always the farthest": (
+            "return torch.where(labels != labels[positive], distances, -torch.inf).argmax().item()",
+            r"case 1: expected 2, you say 5\. Strictly farther",
+        ),
+        "any image that is farther": (
+            "return torch.where(distances > distances[positive], distances, torch.inf).argmin().item()",
+            r"case 7: expected 5, you say 4\. Strictly farther",
+        ),
+        "as far counts as farther": (
+            f"{FARTHER.replace('> d', '>= d')}    if far.any():\n"
+            "        return torch.where(far, distances, torch.inf).argmin().item()\n"
+            "    return torch.where(negative, distances, -torch.inf).argmax().item()",
+            r"case \d: expected \d, you say \d\. Strictly farther",
+        ),
+        "nothing where none is farther": (
+            f"{FARTHER}    return torch.where(far, distances, torch.inf).argmin().item()",
+            r"case 8: expected 5, you say 0\. Strictly farther",
+        ),
+        "no number": (
+            "return torch.where(labels != labels[positive], distances, torch.inf).argmin()",
+            r"case 1: expected the type int, you return Tensor; \.item\(\)",
+        ),
+    },
+    ("05_two_head", "ex-hard"): {
+        "the nearest positive": (
+            f"{SAME}    closest = torch.where(positive, distances, torch.inf).amin(1)\n"
+            "    return F.softplus(closest - nearest)[positive.any(1)].mean()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. Farthest positive",
+        ),
+        "the farthest negative": (
+            f"{SAME}    far = torch.where(same, -torch.inf, distances).amax(1)\n"
+            "    return F.softplus(farthest - far)[positive.any(1)].mean()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. Farthest positive",
+        ),
+        "all anchors, with a positive or without": (
+            f"{SAME}    return F.softplus(farthest - nearest).mean()",
+            r"case 2: expected [\d.]+, you say [\d.]+\. Farthest positive",
+        ),
+        "distances not squared": (
+            f"{SAME}    return F.softplus(farthest.sqrt() - nearest.sqrt())[positive.any(1)].mean()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. Farthest positive",
+        ),
+        "a number for each anchor": (
+            f"{SAME}    return F.softplus(farthest - nearest)[positive.any(1)]",
+            r"case 1: expected shape \(\), you return \(7,\)\. Farthest positive",
+        ),
+        "no gradient": (
+            f"{SAME}    return F.softplus(farthest - nearest)[positive.any(1)].mean().detach()",
+            r"case 1: the value is right, but no gradient flows\.",
+        ),
+        "the gradient of something else": (
+            f"{SAME}    value = F.softplus(farthest - nearest)[positive.any(1)].mean()\n"
+            "    return value.detach() + 0 * embeddings.sum()",
+            r"case 1: the value is right, the gradient: expected tensor",
+        ),
+    },
+    ("05_two_head", "ex-macro"): {
+        "absent classes count as wrong": (
+            """
+            hits = (predicted == labels).double()
+            right = torch.bincount(labels, weights=hits)
+            return hits.mean().item(), (right / torch.bincount(labels).clamp(min=1)).mean().item()
+            """,
+            r"case 2, value 2: expected 0\.5, you say 0\.125\. Macro weighs all classes alike",
+        ),
+        "shares of what was predicted": (
+            """
+            hits = (predicted == labels).double()
+            count, right = torch.bincount(predicted), torch.bincount(predicted, weights=hits)
+            return hits.mean().item(), (right / count)[count > 0].mean().item()
+            """,
+            r"case \d, value 2: expected [\d.]+, you say [\d.]+\. Macro",
+        ),
+        "macro first": (
+            """
+            hits = (predicted == labels).double()
+            count, right = torch.bincount(labels), torch.bincount(labels, weights=hits)
+            return (right / count)[count > 0].mean().item(), hits.mean().item()
+            """,
+            r"case \d, value 1: expected [\d.]+, you say [\d.]+\. Macro",
+        ),
+        "micro alone": (
+            "return (predicted == labels).double().mean().item()",
+            "case 1: expected the type tuple, you return float",
+        ),
+    },
+    ("05_two_head", "ex-leak"): {
+        "the pooled head": ("'a'", "Not 'a': it removes the un-averaged map"),
+        "the copied map": ("'c'", "Not 'c': it removes the un-averaged map"),
+    },
+    ("05_two_head", "ex-heap"): {
+        name: (repr(name), f"Not '{name}': its share is {share}")
+        for name, share in (("softmax", "0.60"), ("centre", "0.50"), ("semi-hard", "0.40"))
+    },
+}
+RIGHT = {("05_two_head", "ex-heap"): "'batch-hard'", ("05_two_head", "ex-leak"): "'b'"}
+SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
+UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
+
+
+def kept(sweep: str) -> SimpleNamespace:
+    """In place of a kept run: the numbers above, the same in both of two seeds."""
+    numbers = SHARES if sweep == "modes" else UNSEEN
+    arms = [SimpleNamespace(name=name) for name in numbers]
+    return SimpleNamespace(
+        arms=arms, values=lambda arm, metric: np.full(2, numbers[getattr(arm, "name", arm)])
+    )
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A stub, its check, the folded solution where there is one, and the code cells before the check."""
+
+    stub: str
+    check: str
+    solution: str | None
+    earlier: list[str]
+
+    def answered(self, answer: str) -> str:
+        """The stub with an answer in place of its dots."""
+        place = re.search(r"(?m)^( *)(\w+ = )?\.\.\..*$", self.stub)
+        code = f"{place[2] or ''}{textwrap.dedent(answer).strip()}"
+        return self.stub[: place.start()] + textwrap.indent(code, place[1]) + self.stub[place.end() :]
+
+    def run(self, *cells: str) -> None:
+        """Run cells, and before them just what they need of the earlier ones."""
+        names: dict[str, Any] = {"__name__": "__main__", "kept": kept, "runs": None, "plumed": None}
+        source = "\n".join([*needed(self.earlier, "\n".join(cells), names), *cells])
+        assert "experiments.sweep" not in source, (
+            "give what the check reads of a sweep by hand, as `kept` does"
+        )
+        exec(compile(source, "exercise", "exec"), names)
+
+
+def needed(earlier: list[str], source: str, given: dict[str, Any]) -> list[str]:
+    """The top-level statements of the earlier cells that bind what `source`, and then they, read."""
+    chosen, wanted = [], used(source) - given.keys()
+    for node in reversed([node for cell in earlier for node in ast.parse(cell).body]):
+        text = ast.unparse(node)
+        if bound(text) & wanted:
+            chosen.insert(0, text)
+            wanted |= used(text) - given.keys()
+    return chosen
+
+
+def used(source: str) -> set[str]:
+    def names(code: CodeType) -> Iterator[str]:
+        yield from code.co_names
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from names(constant)
+
+    return set(names(compile(source, "used", "exec")))
+
+
+def bound(source: str) -> set[str]:
+    instructions = dis.get_instructions(compile(source, "bound", "exec"))
+    return {i.argval for i in instructions if i.opname == "STORE_NAME"}
+
+
+def exercises() -> Iterator[tuple[tuple[str, str], Exercise]]:
+    for path in committed_notebooks():
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        tagged = {
+            tag: [c for c in cells if tag in c.metadata.get("tags", [])] for tag in ("solution", "exercise")
+        }
+        place = {c.metadata.get("nbgrader", {}).get("grade_id"): i for i, c in enumerate(cells)}
+        for stub in tagged["exercise"] if tagged["solution"] else []:
+            name = stub.metadata["nbgrader"]["grade_id"]
+            at = place[f"{name}-check"]
+            earlier = [c.source for c in cells[:at] if c not in tagged["solution"] and c is not stub]
+            after = cells[at + 1]
+            solution = after.source if after in tagged["solution"] else None
+            yield (path.stem, name), Exercise(stub.source, cells[at].source, solution, earlier)
+
+
+EXERCISES = dict(exercises())
+every_exercise = pytest.mark.parametrize("key", EXERCISES, ids="-".join)
+
+
+@every_exercise
+def test_an_unanswered_stub_stops_nothing(key: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    EXERCISES[key].run(EXERCISES[key].stub, EXERCISES[key].check)
+    assert capsys.readouterr().out == f"{NOT_ANSWERED}\n"
+
+
+@every_exercise
+def test_the_right_answer_passes(key: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    exercise = EXERCISES[key]
+    if exercise.solution:
+        exercise.run(exercise.stub, exercise.check, exercise.solution)
+        first, *said = capsys.readouterr().out.splitlines()
+        assert first == NOT_ANSWERED
+        assert len(said) == 1
+        assert said[0].startswith("Correct")
+    if key in RIGHT:
+        exercise.run(exercise.answered(RIGHT[key]), exercise.check)
+        assert capsys.readouterr().out.startswith("Correct: ")
+    assert exercise.solution or key in RIGHT or "exercises.order" in exercise.check
+
+
+@every_exercise
+def test_mistakes_fail_and_the_check_says_why(key: tuple[str, str]) -> None:
+    exercise = EXERCISES[key]
+    if "exercises.order" in exercise.check:
+        return  # a prediction is not a mistake: test_a_predicted_order_is_compared
+    assert len(WRONG.get(key, {})) >= 2, f"write at least two plausible mistakes for {key} into WRONG"
+    for code, message in WRONG[key].values():
+        with pytest.raises(AssertionError, match=message):
+            exercise.run(exercise.answered(code), exercise.check)
+
+
+@every_exercise
+def test_what_is_no_answer_is_refused(key: tuple[str, str]) -> None:
+    exercise = EXERCISES[key]
+    if "exercises.check" not in exercise.check:
+        for answer in ("'magnet'", "['softmax']"):
+            with pytest.raises(ValueError, match=r"the answer is .*expected "):
+                exercise.run(exercise.answered(answer), exercise.check)
+
+
+@pytest.mark.parametrize("key", [k for k in EXERCISES if k[1] == "ex-order"], ids="-".join)
+def test_a_predicted_order_is_compared(key: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    truth = sorted(UNSEEN, key=UNSEEN.get, reverse=True)
+    for answer, right in ((truth, 4), (truth[::-1], 0), ([truth[1], truth[0], *truth[2:]], 2)):
+        EXERCISES[key].run(EXERCISES[key].answered(repr(answer)), EXERCISES[key].check)
+        said = capsys.readouterr().out
+        assert said.startswith(
+            f"{right} of 4 in their place. Measured: semi-hard 0.500, second softmax 0.400"
+        )
+
+
+def test_the_table_names_only_exercises_that_exist() -> None:
+    folded = {notebook for notebook, _ in EXERCISES}
+    assert {key for key in WRONG if key[0] in folded} <= EXERCISES.keys()
+
+
+# ---- the format itself
+
+
+def notebook() -> NotebookNode:
+    cells = []
+    for i in range(3):
+        kind = {"schema_version": 3, "locked": False, "task": False}
+        stub = {
+            "tags": ["exercise"],
+            "nbgrader": {**kind, "grade_id": f"e{i}", "solution": True, "grade": False},
+        }
+        check = {
+            "nbgrader": {**kind, "grade_id": f"e{i}-check", "solution": False, "grade": True, "points": 1}
+        }
+        solution = {"tags": ["solution"], "jupyter": {"source_hidden": True}}
+        cells += [
+            new_code_cell(f"mine_{i} = ...", metadata=stub),
+            new_code_cell(f"print(mine_{i})"),
+            new_code_cell(f"check(mine_{i})", metadata=check),
+            new_code_cell(f"### BEGIN SOLUTION\nmine_{i} = 1\n### END SOLUTION", metadata=solution),
+        ]
+    return new_notebook(cells=cells)
+
+
+def test_the_rule_accepts_folded_solutions() -> None:
+    assert list(RULES["exercises"](notebook())) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda c: c[2].metadata.pop("nbgrader"), "cell 0: no check with the grade_id 'e0-check' below it"),
+        (lambda c: c.insert(0, c.pop(2)), "cell 1: no check with the grade_id 'e0-check' below it"),
+        (lambda c: c[0].metadata.pop("tags"), "those tagged 'exercise' must be the same"),
+        (lambda c: c[0].metadata.pop("nbgrader"), r"checks without an exercise: \['e0-check'\]"),
+        (lambda c: c[3].metadata.pop("tags"), "cell 3: solution markers belong in a cell with the tag"),
+        (lambda c: c[3].metadata.pop("jupyter"), "cell 3: .* between its markers, in a cell that is folded"),
+        (lambda c: c[3].update(source="mine_0 = 1"), "cell 3: a solution stands between its markers"),
+        (lambda c: c[1].update(source=c[3].source), "cell 1: solution markers belong in a cell with the tag"),
+        (lambda c: c.insert(3, new_code_cell("1")), "cell 4: the code cell above a solution must be"),
+        (lambda c: c.__delitem__(slice(0, 4)), "2 exercises; at least 3 are wanted"),
+        (lambda c: c[6].metadata.nbgrader.pop("points"), "cell 6: .* needs a number of points"),
+    ],
+)  # fmt: skip
+def test_the_rule_names_what_is_wrong(spoil: Callable[[list], Any], sentence: str) -> None:
+    nb = notebook()
+    spoil(nb.cells)
+    assert any(re.search(sentence, problem) for problem in RULES["exercises"](nb))
