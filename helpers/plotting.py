@@ -23,7 +23,7 @@ PALETTE = {
     "grey": "#6E7781",
     "ink": "#1F2328",
 }
-"""Okabe and Ito's colour-blind safe hues, with a purple of our own, a grey for controls and an ink for text."""
+"""Okabe and Ito's colour-blind safe hues, with a purple of our own, a grey for controls, an ink for text."""
 
 CYCLE = [PALETTE[name] for name in ("blue", "orange", "green", "purple", "yellow", "sky", "grey")]
 TEN_CLASSES = [

@@ -29,6 +29,8 @@ LAYER = tuple(
     f"helpers.experiments.{name}" for name in ("cache", "fingerprint", "parallel", "progress", "sweep")
 )
 """Modules that run experiments and do not change their numbers: counted by name only."""
+PROGRESS = {"tqdm"}
+"""Packages whose classes are other ones in a notebook than in a process, and change no number."""
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range)
@@ -183,6 +185,8 @@ class _Walk:
             self.mapping({k: v for k, v in vars(value).items() if k != "__wrapped__"}, where)
 
     def a_class(self, value: type, where: str) -> None:
+        if value.__module__.partition(".")[0] in PROGRESS:
+            return
         self.write(value.__module__ if _is_installed(value) else "", value.__qualname__)
         if _is_installed(value):
             return

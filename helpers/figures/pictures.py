@@ -82,7 +82,7 @@ def heatmaps_figure(
 
 
 def _picture(axes: Axes, part: ImageSet, index: int) -> None:
-    axes.imshow(part[index][0].permute(1, 2, 0).expand(-1, -1, 3))
+    axes.imshow(part[index][0].permute(1, 2, 0).expand(-1, -1, 3).numpy())
 
 
 def _frame(axes: Axes, color: str | None) -> None:
