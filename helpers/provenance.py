@@ -92,7 +92,11 @@ def code_of(cells: Iterable[NotebookNode]) -> list[ast.Module]:
 
     trees = []
     for i, cell in enumerate(cells):
-        if cell.cell_type != "code" or _tags(cell) & {INJECTED, "parameters", "solution"} or "nbgrader" in cell.metadata:
+        if (
+            cell.cell_type != "code"
+            or _tags(cell) & {INJECTED, "parameters", "solution"}
+            or "nbgrader" in cell.metadata
+        ):
             continue
         try:
             trees.append(ast.parse(TransformerManager().transform_cell(cell.source)))
