@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 STAMP = "closing_the_gap"
+SHOWS = {"show", "curve", "dumbbells", "explorer"}
+"""Calls that draw: on a line of their own they move no number."""
 INJECTED = "injected-parameters"
 PACKAGES = ("torch", "torchvision", "pytorch-metric-learning", "numpy")
 MOVES_NO_NUMBER = {
@@ -51,8 +53,8 @@ def source_hash(nb: NotebookNode) -> str:
 def numbers_hash(nb: NotebookNode) -> str:
     """sha256 over the code that a notebook's numbers come from, as the compiler sees it.
 
-    Comments, docstrings and Markdown do not count, nor do exercises (cells with nbgrader metadata) and the
-    parameters cell: a stamp keeps the parameters themselves.
+    Comments, docstrings, figures (SHOWS) and Markdown do not count, nor do exercises, their
+    solutions and the parameters cell: a stamp keeps the parameters themselves.
 
     Raises:
         ChapterError: a code cell is not valid Python.
@@ -106,16 +108,19 @@ def code_of(cells: Iterable[NotebookNode]) -> list[ast.Module]:
 
 
 def _essence(node: Any) -> Any:
-    """A syntax tree as lists, without docstrings, positions and empty fields: alike in every Python."""
+    """A syntax tree as lists, alike in every Python: no docstrings, figures, positions or empty fields."""
     if isinstance(node, list):
-        return [_essence(n) for n in node if not (isinstance(n, ast.Expr) and _is_text(n.value))]
+        return [_essence(n) for n in node if not (isinstance(n, ast.Expr) and _only_shows(n.value))]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *([name, _essence(value)] for name, value in fields)]
 
 
-def _is_text(node: ast.expr) -> bool:
+def _only_shows(node: ast.expr) -> bool:
+    """A docstring, or a call such as `plotting.show(...)` and `runs.curve(...)` on a line of its own."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and node.func.attr in SHOWS
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 

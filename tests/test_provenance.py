@@ -134,6 +134,18 @@ def test_numbers_hash_sees_code_alone() -> None:
         provenance.numbers_hash(notebook("# T", "x = ("))
 
 
+def test_numbers_hash_passes_over_figures_and_sees_what_is_drawn() -> None:
+    def of(*sources: str) -> str:
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        return provenance.numbers_hash(nbformat.v4.new_notebook(cells=cells))
+
+    plain = of("runs = sweep(3)")
+    assert of("runs = sweep(3)", 'runs.show("accuracy", title="a finding")') == plain
+    assert of("runs = sweep(3)", "plotting.show(*figure(runs))") == plain
+    assert of("runs = sweep(3)", "shown = runs.show(4)") != plain  # its value may be used
+    assert of("runs = sweep(3)", "runs.drop(1)") != plain
+
+
 def test_the_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def torch(cuda: bool, mps: bool) -> SimpleNamespace:
         accelerator = SimpleNamespace(is_available=lambda: cuda, get_device_name=lambda: "NVIDIA H200")
