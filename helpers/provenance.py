@@ -59,7 +59,8 @@ def numbers_hash(nb: NotebookNode) -> str:
     Raises:
         ChapterError: a code cell is not valid Python.
     """
-    return _digest([_essence(tree) for tree in code_of(nb.cells)])
+    statements = [statement for tree in code_of(nb.cells) for statement in tree.body]
+    return _digest(_essence(statements))
 
 
 def code_hash(nb: NotebookNode, root: str | Path = PROJECT_ROOT) -> str:

@@ -136,8 +136,7 @@ def test_numbers_hash_sees_code_alone() -> None:
 
 def test_numbers_hash_passes_over_figures_and_sees_what_is_drawn() -> None:
     def of(*sources: str) -> str:
-        cells = [nbformat.v4.new_code_cell(source) for source in sources]
-        return provenance.numbers_hash(nbformat.v4.new_notebook(cells=cells))
+        return provenance.numbers_hash(notebook("# Title", *sources))
 
     plain = of("runs = sweep(3)")
     assert of("runs = sweep(3)", 'runs.show("accuracy", title="a finding")') == plain
