@@ -15,7 +15,10 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "CTG_WORKERS"):
         os.environ.setdefault(name, "1")
 
-LONGEST_FIRST = ("test_lab.py", "test_notebooks.py", "test_environment.py", "test_grid.py", "test_study.py")
+LONGEST_FIRST = (
+    *("test_lab.py", "test_notebooks.py", "test_environment.py", "test_grid.py", "test_study.py"),
+    "test_experiments_parallel.py",
+)
 """A worker takes a file as a whole, and has the next one waiting behind it: what takes minutes must neither
 be the last nor wait behind another such file."""
 

@@ -86,15 +86,16 @@ def planned(chapter: str | Path, tier: str, root: Path = PROJECT_ROOT) -> Grid:
 
 def _plan(grid: Grid, root: Path) -> dict[str, Any]:
     """The commit, and whether it held this plan, when these parameters were first run with this chapter."""
-    path, run = grid.folder(root) / "plan.json", [grid.source, grid.cells[0].id]
+    path, run = grid.folder(root) / "plan.json", grid.cells[0].id
     try:
         if (kept := json.loads(path.read_text(encoding="utf-8")))["run"] == run:
             return kept
     except (OSError, ValueError, KeyError):
         pass
     commit = _git(root, "rev-parse", "HEAD").decode().strip()
-    stored = _git(root, "show", f"HEAD:./{os.path.relpath(grid.path, root)}")
-    plan = {"run": run, "commit": commit, "plan_committed": stored == grid.path.read_bytes()}
+    plans = (grid.path, root / "reproduce" / "claims.yaml")  # the parameters, and what will count
+    stored = [_git(root, "show", f"HEAD:./{os.path.relpath(path, root)}") for path in plans]
+    plan = {"run": run, "commit": commit, "plan_committed": stored == [p.read_bytes() for p in plans]}
     write_atomically(path, json.dumps(plan))
     return plan
 

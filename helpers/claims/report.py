@@ -52,7 +52,11 @@ def result_text(row: Claim, verdict: Verdict, measurement: Measurement | None) -
             if (verdict.needed or 0) > 0
             else "more seeds would not tell"
         )
-        text += f" (would need {verdict.needed})" if (verdict.needed or 0) > verdict.seeds else f" ({enough})"
+        text += (
+            f" ({verdict.needed} would tell it from 0)"
+            if (verdict.needed or 0) > verdict.seeds
+            else f" ({enough})"
+        )
     return text
 
 

@@ -81,7 +81,7 @@ def judge(row: Claim, measurement: Measurement | None) -> Verdict:
 
     effect, smallest, needed, detail = claimed(measurement.effects), row.smallest, None, ""
     found, gate = effect.interval(), measurement.gate
-    gate_held = row.gate is None or (gate is not None and gate.passed)
+    gate_held = row.gate is None if gate is None else gate.passed
     if found.low > 0 and found.mean >= smallest:
         verdict = "reproduced" if measurement.thesis_setting else "supported"
     elif found.high >= smallest:
@@ -155,6 +155,8 @@ def _provisional(row: Claim, run: Run, survives: bool) -> Iterable[str]:
         yield "plan not committed before the run"
     if not run.fresh:
         yield f"seeds below {FRESH_SEED}"
+    if run.measurement.gate is not None and not run.measurement.gate.passed:
+        yield "its precondition failed"
     if not survives:
         yield "not significant among all rows of its tier"
 

@@ -22,6 +22,8 @@ class SeenUnseen(NamedTuple):
     val: ImageSet
     test: ImageSet
     unseen: ImageSet
+    new: torch.Tensor  # (classes of `unseen`,) their places among all classes, the same for every seed
+    total: int  # number of all classes
 
 
 def seen_and_unseen(
@@ -57,7 +59,8 @@ def seen_and_unseen(
         raise DatasetError(f"{dataset} has too few images of a class to hold some out for validation")
     order = torch.randperm(count, generator=generator)
     known, new = order[: count // 2].sort().values, order[count // 2 :].sort().values
-    return SeenUnseen(*(part.select_classes(known) for part in parts), parts.test.select_classes(new))
+    dealt = [part.select_classes(known) for part in parts]
+    return SeenUnseen(*dealt, parts.test.select_classes(new), new, count)
 
 
 def _birds(
@@ -92,4 +95,5 @@ def _birds(
     species = torch.arange(total)
     species = species[(species < first) | (species >= first + genera * siblings)]
     order = torch.randperm(len(species), generator=generator)[:unseen]
-    return SeenUnseen(*known, others.select_classes(species[order].sort().values))
+    chosen = species[order].sort().values
+    return SeenUnseen(*known, others.select_classes(chosen), chosen, total)

@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from math import prod
 from pathlib import Path
 
@@ -66,8 +65,9 @@ def read_digits() -> Listing:
 
 def read_birds(size: int, **drawn: int) -> Listing:
     """Draw the birds, or take them from the cache when the same code drew the same birds before."""
-    birds = import_module("helpers.data.birds")
-    sources = [birds.__file__, import_module("helpers.data.drawing").__file__]
+    from helpers.data import birds, drawing
+
+    sources = [birds.__file__, drawing.__file__]
     names = ("images", "labels", "class_names", "boxes", "parts", "part_names", "part_masks")
     key = {"size": size, **drawn}
     arrays = read_cache("birds", key, names, sources=sources)

@@ -68,6 +68,9 @@ class Paired:
     ) -> Paired:
         """Reduce D: one number per seed, an array of shape (seeds, items), or one array of items per seed.
 
+        In items shared by the seeds a NaN marks one that a seed did not test on, as where each seed leaves
+        out other classes.
+
         Raises ValueError when there is no seed, a difference is not finite, or seeds differ in their number
         of items although items are shared by all seeds.
         """
@@ -76,7 +79,9 @@ class Paired:
             raise ValueError(
                 "there is nothing to compare: expected one difference, or row of items, per seed"
             )
-        if bad := [seed for seed, row in enumerate(rows) if not np.isfinite(row).all()]:
+        absent = [np.isnan(row) if len(row) > 1 and not redrawn else np.zeros(len(row), bool) for row in rows]
+        here = [row[~gone] for row, gone in zip(rows, absent, strict=True)]
+        if bad := [seed for seed, row in enumerate(here) if not len(row) or not np.isfinite(row).all()]:
             raise ValueError(f"differences of seed number {bad[0]} are not finite: has a run diverged?")
         sizes = sorted({len(row) for row in rows})
         if len(sizes) > 1 and not redrawn:
@@ -84,12 +89,14 @@ class Paired:
                 f"seeds have {sizes} test items: items shared by all seeds must be equally many; "
                 "pass redrawn=True when each seed draws its own"
             )
-        effects = [float(row.mean()) for row in rows]
+        effects = [float(row.mean()) for row in here]
         if sizes[0] == 1:
             return cls(effects, redrawn=redrawn)
         if redrawn:
             within = float(np.mean([row.var(ddof=1) for row in rows]))
             return cls(effects, sizes[0], ms_res=within, redrawn=True)
+        if any(gone.any() for gone in absent):
+            return cls(effects, min(map(len, here)), *_partly_shared(np.stack(rows), effects))
         return cls(effects, sizes[0], *_mean_squares(np.stack(rows)))
 
     @property
@@ -190,6 +197,24 @@ def _mean_squares(d: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     of_items, residuals = d.mean(0), d - d.mean(1, keepdims=True) - d.mean(0) + d.mean()
     return float(n * of_items.var(ddof=1)), float((residuals**2).sum() / ((n - 1) * (m - 1)))
+
+
+def _partly_shared(d: np.ndarray, effects: Sequence[float]) -> tuple[float, float]:
+    """As `_mean_squares` for D with NaN where a seed lacks an item: the same in expectation.
+
+    The part of an item that persists over seeds has the variance tau2, seen in the products of residuals of
+    two seeds that share the item. It counts in the mean effect as far as seeds share their items.
+    """
+    (n, _), here = d.shape, ~np.isnan(d)
+    residuals = np.where(here, d - np.asarray(effects)[:, None], 0.0)
+    shared, products = here.astype(float) @ here.T, residuals @ residuals.T
+    other = ~np.eye(n, dtype=bool)
+    m = here.sum(1).mean()
+    if n < 2 or not shared[other].sum():
+        return 0.0, float((residuals**2).sum() / (here.sum() - n))
+    tau2 = max(products[other].sum() / shared[other].sum(), 0.0) * m / (m - 1)
+    ms_res = max(float((residuals**2).sum() / (here.sum() - n)) - tau2, 0.0)
+    return float(ms_res + n * tau2 * shared[other].mean() / m), ms_res
 
 
 def _critical(df: float) -> float:

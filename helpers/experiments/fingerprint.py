@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from helpers import PROJECT_ROOT
 from helpers.experiments.arms import Arm
 
 LAYER = tuple(
@@ -160,6 +161,8 @@ class _Walk:
                 f"cannot tell whether `{where}` has changed: it is a {type(value).__qualname__}, which has "
                 "no content to compare. Make it inside the function, or pass what it is made from"
             ) from error
+        if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):  # a copy elsewhere is the same
+            parts = (type(value), value.relative_to(PROJECT_ROOT).parts)
         if isinstance(parts, str):
             self.write(type(value).__module__, parts)
             return

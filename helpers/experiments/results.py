@@ -61,7 +61,7 @@ class Results:
                     rows += [(*place, step, metric, v) for step, v in value]
                 else:
                     items[*place, metric] = np.asarray(value, dtype=float)
-                    rows.append((*place, None, metric, float(np.mean(value))))
+                    rows.append((*place, None, metric, float(np.nanmean(value))))
         table = _table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)))
         return cls(name, arms, table, _best_rates(table, choose), items)
 
@@ -117,7 +117,9 @@ class Results:
             )
         if not all(self._has_items(a, metric) for a in (arm, baseline)):
             return Paired.of(self.values(arm, metric) - self.values(baseline, metric), redrawn=redrawn)
-        pairs = zip(self.items(arm, metric), self.items(baseline, metric), strict=True)
+        pairs = list(zip(self.items(arm, metric), self.items(baseline, metric), strict=True))
+        if any((np.isnan(ours) != np.isnan(theirs)).any() for ours, theirs in pairs):
+            raise ValueError(f"{_name(arm)!r} and {_name(baseline)!r} lack other items of {metric!r}: NaN?")
         return Paired.of([ours - theirs for ours, theirs in pairs], redrawn=redrawn)
 
     def against(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers.experiments.arms import Arm
-from helpers.experiments.cache import CACHE, entry, keep, read, tell_once
+from helpers.experiments.cache import CACHE, entry, keep, read
 from helpers.experiments.fingerprint import fingerprint
 from helpers.experiments.parallel import outcomes
 from helpers.experiments.progress import Progress, duration
@@ -70,8 +70,7 @@ def sweep(
             for index, result, error in done:
                 i = missing[index]
                 if error is None:
-                    found[i], is_same = result
-                    _keep_or_tell(paths[i], found[i], is_same)
+                    found[i] = keep(paths[i], result)
                 else:
                     failed.append((places[i], error))
                 progress.step(_said(places[i]))
@@ -98,27 +97,20 @@ def _check(arms: Sequence[Arm], rates: Sequence[float], seeds: Sequence[int], ch
         raise ValueError(f"rates are {list(rates)}: name in choose= the validation metric that decides")
 
 
-def _keep_or_tell(path: Path, run: Run, is_same: bool) -> None:
-    if is_same:
-        keep(path, run)
-    else:
-        tell_once(
-            "Runs are not kept for the next time: their processes found other code in helpers/ than this one "
-            "has loaded. Restart the kernel."
-        )
-
-
 class _Measured:
-    """A run that gives JSON data, and whether the code here is the code of who asked for it."""
+    """A run that gives JSON data, made by the code of who asked for it."""
 
     def __init__(self, run: RunFunction, code: str) -> None:
         self.run, self.code, self.is_same = run, code, None
 
-    def __call__(self, arm: Arm, seed: int, rate: float) -> tuple[Run, bool]:
+    def __call__(self, arm: Arm, seed: int, rate: float) -> Run:
         if self.is_same is None:
             self.is_same = fingerprint(self.run, "run") == self.code
-        metrics = self.run(arm, seed, rate)
-        return {metric: _plain(metric, value) for metric, value in metrics.items()}, self.is_same
+        if not self.is_same:
+            raise RuntimeError(
+                "this process found other code in helpers/ than the notebook has loaded: restart it"
+            )
+        return {metric: _plain(metric, value) for metric, value in self.run(arm, seed, rate).items()}
 
 
 def _plain(metric: str, value: Any) -> float | list:
