@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import helpers.data
 from helpers import PROJECT_ROOT
 from helpers.data import DatasetError, ImageSet, data_root, few_shot, load_dataset, long_tail
 from helpers.data import load as room
@@ -451,7 +452,7 @@ def stand_in(tmp_path, monkeypatch):
         )
 
     module.make_birds = make_birds
-    monkeypatch.setitem(sys.modules, "helpers.data.birds", module)
+    monkeypatch.setattr(helpers.data, "birds", module)
     return module
 
 

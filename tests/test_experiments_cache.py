@@ -399,3 +399,32 @@ def test_the_layer_that_runs_an_experiment_is_no_part_of_it():
         assert key_of(source) == key
     finally:
         parallel._side_by_side.__code__ = was
+
+
+def test_a_change_in_how_birds_are_drawn_is_seen(monkeypatch):
+    """Drawing is imported where it is needed: what a run reaches in this way counts as well."""
+    from helpers.data import drawing, seen_and_unseen
+
+    def run(seed):
+        return len(seen_and_unseen("birds", seed, size=16).train)
+
+    before = fingerprint(run, "run")
+    monkeypatch.setattr(drawing.Canvas, "paint", lambda self, *arguments: None)
+    assert fingerprint(run, "run") != before
+
+
+def test_a_path_in_the_project_counts_from_the_project(monkeypatch, tmp_path):
+    import helpers.experiments.fingerprint as room
+
+    before = fingerprint(room.PROJECT_ROOT / "data", "path")
+    monkeypatch.setattr(room, "PROJECT_ROOT", tmp_path)
+    assert fingerprint(tmp_path / "data", "path") == before
+    assert fingerprint(tmp_path / "cache", "path") != before
+
+
+def test_a_progress_bar_is_the_same_one_in_a_notebook_and_in_a_process():
+    from tqdm.asyncio import tqdm_asyncio
+    from tqdm.std import tqdm
+
+    first, second = ({"bar": bar} for bar in (tqdm, tqdm_asyncio))
+    assert fingerprint(first, "bars") == fingerprint(second, "bars")

@@ -178,3 +178,39 @@ def test_an_audit_falls_into_the_prediction_interval_as_often_as_it_says():
     assert np.mean(inside) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 3000))
     with pytest.raises(ValueError, match="new_seeds is 0"):
         prediction_interval(Paired.of([1, 2]), 0)
+
+
+def test_nan_marks_items_that_a_seed_lacks_and_full_rows_agree_with_the_two_way_formula() -> None:
+    """With nothing missing but one cell of a large table, both estimators tell nearly the same spread."""
+    generator = np.random.default_rng(0)
+    d = generator.normal(0, 0.3, 2000) + generator.normal(0, 0.2, (8, 2000)) + 0.1
+    whole = Paired.of(d)
+    d[3, 7] = np.nan
+    partly = Paired.of(d)
+    assert partly.items == 1999
+    assert partly.ms_item == pytest.approx(whole.ms_item, rel=0.02)
+    assert partly.ms_res == pytest.approx(whole.ms_res, rel=0.02)
+    assert partly.interval().se == pytest.approx(whole.interval().se, rel=0.02)
+
+
+@pytest.mark.parametrize(("kept", "least"), [(60, 0.93), (80, 0.93)])
+def test_items_that_seeds_share_in_part_are_covered(kept: int, least: float) -> None:
+    """80 of 120 items per seed, items with a lasting part: treating them as redrawn covers clearly less."""
+    generator, n, m, runs = np.random.default_rng(1), 8, 120, 400
+    inside = alone = 0
+    for _ in range(runs):
+        d = generator.normal(0, 0.025, m) + generator.normal(0, 0.01, (n, 1)) * 0.3
+        d = d + generator.normal(0, 0.03, (n, m))
+        for row in d:
+            row[generator.permutation(m)[kept:]] = np.nan
+        found = Paired.of(d).interval()
+        inside += found.low <= 0 <= found.high
+        plain = Paired.of([row[~np.isnan(row)] for row in d], redrawn=True).interval()
+        alone += plain.low <= 0 <= plain.high
+    assert inside / runs >= least
+    assert alone < inside
+
+
+def test_a_seed_without_any_item_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed number 1 are not finite"):
+        Paired.of(np.array([[0.1, 0.2, np.nan], [np.nan] * 3]))

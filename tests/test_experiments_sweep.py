@@ -192,12 +192,13 @@ print(sweep("toy", run, arms=[Arm("a")], rates=[1], seeds=[0, 1], folder=folder 
 """
 
 
-def test_what_workers_found_changed_on_disk_is_not_kept(tmp_path):
+def test_code_that_changed_on_disk_under_a_running_notebook_is_refused(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", EDITED, tmp_path], cwd=PROJECT_ROOT, capture_output=True, text=True
     )
-    assert "[2. 2.]" in done.stdout, done.stderr
-    assert "not kept for the next time" in done.stdout
+    assert done.returncode != 0
+    assert "SweepError: 2 of 2 runs failed" in done.stderr
+    assert "found other code in helpers/ than the notebook has loaded" in done.stderr
     assert not (tmp_path / "kept").exists()
 
 

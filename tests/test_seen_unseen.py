@@ -42,8 +42,8 @@ def test_no_genus_is_both_seen_and_unseen(seen, siblings, seed):
 
 def test_sizes_are_those_asked_for():
     parts = birds()
-    assert [p.num_classes for p in parts] == [6, 6, 6, 7]
-    for part, each in zip(parts, IMAGES, strict=True):
+    assert [p.num_classes for p in parts[:4]] == [6, 6, 6, 7]
+    for part, each in zip(parts[:4], IMAGES, strict=True):
         assert torch.bincount(part.labels).tolist() == [each] * part.num_classes
         assert part.image_shape == (3, SIZE, SIZE)
     assert parts.train.class_names == parts.val.class_names == parts.test.class_names
@@ -52,13 +52,13 @@ def test_sizes_are_those_asked_for():
 
 def test_no_image_is_in_two_parts():
     parts = birds()
-    found = [pixels(part) for part in parts]
-    assert [len(images) for images in found] == [len(part) for part in parts]
+    found = [pixels(part) for part in parts[:4]]
+    assert [len(images) for images in found] == [len(part) for part in parts[:4]]
     assert len(set.union(*found)) == sum(map(len, found))
 
 
 def test_the_same_seed_gives_the_same_parts():
-    for one, other in zip(birds(3), birds(3), strict=True):
+    for one, other in zip(birds(3)[:4], birds(3)[:4], strict=True):
         assert one.class_names == other.class_names
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one[:][0], other[:][0])
@@ -82,7 +82,7 @@ def test_images_are_those_of_the_species_they_are_named_for():
     for part in whole:
         for image, label in zip(*part[:], strict=True):
             drawn[image.numpy().tobytes()] = part.class_names[label]
-    for part in parts:
+    for part in parts[:4]:
         for image, label in zip(*part[:], strict=True):
             assert drawn[image.numpy().tobytes()] == part.class_names[label]
 
@@ -128,7 +128,7 @@ def test_a_folder_is_dealt_into_halves(tmp_path, cache, classes):
     assert (parts.train.num_classes, parts.unseen.num_classes) == (classes // 2, classes - classes // 2)
     assert set(parts.train.class_names) | set(parts.unseen.class_names) == set(whole.train.class_names)
     assert not set(parts.train.class_names) & set(parts.unseen.class_names)
-    for part, of in zip(parts, (*whole, whole.test), strict=True):  # never a training image of its class
+    for part, of in zip(parts[:4], (*whole, whole.test), strict=True):  # never a training image of its class
         expected = [
             (image.numpy().tobytes(), of.class_names[y])
             for image, y in zip(*of[:], strict=True)
@@ -178,3 +178,13 @@ def test_labels_that_do_not_fit_are_refused():
     for groups in (4, 9):
         with pytest.raises(DatasetError, match=f"labels must lie in 0 .. {groups - 1}"):
             part.relabelled(part.labels, groups)
+
+
+def test_an_unseen_class_has_one_place_whatever_the_seed() -> None:
+    names: dict[int, str] = {}
+    for seed in (0, 1, 2):
+        parts = birds(seed)
+        assert len(parts.new) == parts.unseen.num_classes
+        assert parts.total == 60 * 2
+        for place, name in zip(parts.new.tolist(), parts.unseen.class_names, strict=True):
+            assert names.setdefault(place, name) == name
