@@ -71,6 +71,9 @@ def show_curves(results: Results, metric: str, arms: Sequence[Arm], kept: Result
                 err_kws={"alpha": 0.06 if beside else 0.15, "linewidth": 0}, **style,
             )  # fmt: skip
             ends.setdefault(name, runs[runs["step"] == runs["step"].max()]["value"].mean())
+    values = pd.concat([source.at_chosen(metric, curve=True)["value"] for source in sources])
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")  # else early spikes flatten the rest
     axes.set(xlabel="step", ylabel=metric)
     axes.margins(x=0.01)
     lines = [Line2D([], [], color=colors[name], label=name) for name in sorted(ends, key=lambda n: -ends[n])]
