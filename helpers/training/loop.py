@@ -228,6 +228,7 @@ def read_out(model: nn.Module, images: Tensor, output: str, *, batch_size: int =
     return torch.cat(found).cpu()
 
 
+@torch.no_grad()
 def embed(
     model: nn.Module, dataset: Dataset, *, device: str | torch.device | None = None, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
