@@ -9,7 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.data import DatasetError, ImageSet, SeenUnseen, load_dataset, make_birds, seen_and_unseen
+from helpers.data import (
+    DatasetError,
+    ImageSet,
+    SeenUnseen,
+    load_dataset,
+    make_birds,
+    photographs,
+    seen_and_unseen,
+)
 
 SIZE, IMAGES = 16, (4, 2, 3, 2)
 GENUS = {name: i // 4 for i, name in enumerate(make_birds(240, 1, size=SIZE).class_names)}
@@ -117,7 +125,7 @@ def folder(path, classes: int, each: int = 6) -> str:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.data.photographs.CACHE", tmp_path / "cache")
+    monkeypatch.setattr(photographs, "CACHE", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("classes", [4, 7])
