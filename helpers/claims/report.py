@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader
 from helpers.claims.ledger import LEDGER, Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
-from helpers.claims.verdict import ANSWERS, POSITIVE, TIERS, VERDICTS, Verdict, judge
+from helpers.claims.verdict import ANSWERS, DECIDED, POSITIVE, TIERS, VERDICTS, Verdict, judge
 from helpers.experiments.comparison import Interval
 from helpers.tables import aligned, markdown_table
 
@@ -249,7 +249,8 @@ def _in_words(found: Sequence[Standing]) -> str:
         if s.row.kind != "identity":
             answer = because_text(s.shown)
             aside = f" (but {answer.removeprefix('no, ')})" if answer.startswith("no, ") else ""
-            head = f"{'provisionally ' * bool(s.shown.provisional)}{s.best.verdict}"
+            firm = s.best.verdict not in DECIDED or not s.shown.provisional
+            head = f"{'' if firm else 'provisionally '}{s.best.verdict}"
             groups.setdefault(head, []).append(s.row.label + aside)
     said = [f"{head[0].upper()}{head[1:]}: {', '.join(names)}." for head, names in groups.items()]
     identities = [s.best.verdict for s in found if s.row.kind == "identity"]

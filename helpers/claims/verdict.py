@@ -126,8 +126,7 @@ def composed(row: Claim, verdicts: Mapping[str, Verdict]) -> Verdict:
         verdict = "supported" if set(said.values()) <= set(POSITIVE) else "inconclusive"
     return Verdict(
         verdict, controls=controls, parts=said, gate_held=all(part.gate_held for part in parts.values()),
-        provisional=tuple(dict.fromkeys(r for part in parts.values() for r in part.provisional))
-        if verdict in DECIDED else (),
+        provisional=tuple(dict.fromkeys(r for part in parts.values() for r in part.provisional)),
     )  # fmt: skip
 
 
