@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+
+def compiled(model, how, part):
+    """A copy of a network compiled as a "whole", "in place", or only its child called `part`."""
+    model = copy.deepcopy(model)
+    if how == "whole":
+        return torch.compile(model, backend="eager")
+    if how == "in place":
+        model.compile(backend="eager")
+    else:
+        setattr(model, part, torch.compile(getattr(model, part), backend="eager"))
+    return model
 
 
 def seeded(seed=0):

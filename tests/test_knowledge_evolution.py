@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from networks import Net, seeded
+from networks import Net, compiled, seeded
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, normalize
 from torch.utils.data import TensorDataset
@@ -1126,15 +1126,9 @@ def test_example_inputs_without_an_image_are_refused(example):
 def test_compiled_networks_are_split_like_the_original(how):
     model = plain(4, 6).eval()
     expected = KnowledgeEvolution(copy.deepcopy(model), example_input=images(8))
-    compiled = copy.deepcopy(model)
-    if how == "whole":
-        compiled = torch.compile(compiled, backend="eager")
-    elif how == "in place":
-        compiled.compile(backend="eager")
-    else:
-        compiled[3] = torch.compile(compiled[3], backend="eager")
-    compiled(images(8))
-    found = KnowledgeEvolution(compiled, example_input=images(8))
+    network = compiled(model, how, "3")
+    network(images(8))
+    found = KnowledgeEvolution(network, example_input=images(8))
     assert all(map(torch.equal, found.masks.values(), expected.masks.values()))
     torch.testing.assert_close(found.slim()(images(8)), expected.slim()(images(8)))
 

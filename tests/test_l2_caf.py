@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import DependsOnData, Net, seeded
+from networks import DependsOnData, Net, compiled, seeded
 from PIL import Image
 from pytorch_grad_cam.utils.model_targets import (
     BinaryClassifierOutputTarget,
@@ -1014,19 +1014,13 @@ def test_what_is_no_map_is_refused():
 def test_compiled_networks_give_the_maps_of_the_original(how):
     model, x = curved_net(), images()
     expected = L2CAF(model, "trunk.0", max_iterations=20, tolerance=0)(x, 1)
-    compiled = copy.deepcopy(model)
-    if how == "whole":
-        compiled = torch.compile(compiled, backend="eager")
-    elif how == "in place":
-        compiled.compile(backend="eager")
-    else:
-        compiled.trunk = torch.compile(compiled.trunk, backend="eager")
-    compiled(x)
-    layers = ["trunk.0", *(n for n, m in compiled.named_modules() if isinstance(m, nn.Conv2d))]
-    for layer in (*layers, compiled.get_submodule(layers[-1])):
-        found = L2CAF(compiled, layer, max_iterations=20, tolerance=0)(x, 1)
+    network = compiled(model, how, "trunk")
+    network(x)
+    layers = ["trunk.0", *(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d))]
+    for layer in (*layers, network.get_submodule(layers[-1])):
+        found = L2CAF(network, layer, max_iterations=20, tolerance=0)(x, 1)
         torch.testing.assert_close(found.filters, expected.filters)
-    torch.testing.assert_close(compiled(x), model(x))
+    torch.testing.assert_close(network(x), model(x))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
