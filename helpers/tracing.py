@@ -18,7 +18,6 @@ from torch.fx.node import map_arg
 Whole = Callable[[nn.Module, str], bool]
 """Whether a layer with this name stays one node of the graph."""
 
-_TABLES = ("_parameters", "_buffers", "_modules")
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "neg", "eq", "ne", "lt", "gt", "getitem")
 _PURE = {getattr, torch._assert, *(getattr(operator, name) for name in _ARITHMETIC)}
 
@@ -45,18 +44,17 @@ def has_hooks(layer: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def same_attributes(model: nn.Module) -> Iterator[None]:
-    """Takes out what a forward pass, or its trace, writes into the attributes of layers."""
-    layers = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in _TABLES]) for m in layers]
+    """Takes out what a forward pass, or its trace, writes into the attributes of layers, and into those that
+    are dictionaries, as caches are."""
+    layers = [vars(m) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    tables = [value for attributes in layers for value in attributes.values() if isinstance(value, dict)]
+    kept = [(table, dict(table)) for table in (*layers, *tables)]
     try:
         yield
     finally:
-        for attributes, before, tables in kept:
-            attributes.clear()
-            attributes.update(before)
-            for name, table in zip(_TABLES, tables, strict=True):
-                attributes[name].clear()
-                attributes[name].update(table)
+        for table, before in kept:
+            table.clear()
+            table.update(before)
 
 
 @contextlib.contextmanager
@@ -119,6 +117,14 @@ def trace(model: nn.Module, whole: Whole, around: Iterable[str] = ()) -> fx.Grap
             if name in entered or type(layer) in shut:
                 raise
             shut.add(type(layer))
+
+
+def place(node: fx.Node) -> str:
+    """A node in words: the layer that it is, or its name and the layer whose forward pass it is part of."""
+    for name, kind in reversed(node.meta.get("nn_module_stack", {}).values()):
+        layer = f"{name} ({kind.__name__})"
+        return layer if node.op == "call_module" else f"{node.name} of {layer}"
+    return node.name
 
 
 class Cut:

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -698,6 +699,43 @@ def test_loops_over_the_batch_and_parts_without_gradients():
     torch.testing.assert_close(a.filters, b.filters, atol=1e-4, rtol=1e-3)
 
 
+def test_networks_that_cannot_be_cut_do_not_run_early_layers_again():
+    """`both` runs before and after the target layer: only its first result is kept."""
+    first, both, runs = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1), []
+
+    def forward(self, x):
+        maps = self.trunk(self.before(x))
+        return self.fc(self.both(maps[:, :3]).repeat(1, 2, 1, 1).mean((2, 3)).tanh())
+
+    model = network(forward, before=nn.Sequential(first, both, nn.ReLU(True)), both=both, fc=linear())
+    x, twin = images(3), untraceable(model)
+    first.register_forward_hook(lambda *_: runs.append(1))
+    for targets in ([0, 1, 2], [[0, 1], [1, 2], [3, 0]]):
+        runs.clear()
+        caf = L2CAF(twin, model.trunk, max_iterations=20, tolerance=0)
+        found = caf(x, targets)
+        assert caf.why_not_exact.startswith("torch.fx cannot follow")
+        assert len(runs) == 1
+        expected = L2CAF(model, "trunk", max_iterations=20, tolerance=0)(x, targets)
+        torch.testing.assert_close(found.filters, expected.filters, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_values_that_go_past_an_uncut_layer_may_change_in_place(inside):
+    """In a layer, so that its result alone is not enough and it runs each time; or in between."""
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.changes(x) if inside else x.mul_(-2).clone()
+        return self.fc((self.trunk(x + y) + x.mean()).mean((2, 3)).tanh())
+
+    changes = Net(lambda s, x: x.mul_(-2).clone())
+    model = network(forward, first=nn.Conv2d(3, 3, 1), changes=changes, fc=linear())
+    found = L2CAF(untraceable(model), model.trunk, max_iterations=20)(images(), 1)
+    reached = filtered(model, model.trunk, images(), found.filters)
+    torch.testing.assert_close(found.loss, 2 * (reached.mean(1) - reached[:, 1]).detach())
+
+
 def test_hooks_on_composite_layers_and_on_the_network_count():
     for where in ("trunk", "whole"):
         model = network(lambda s, x: s.fc(s.trunk(x).mean((2, 3))), fc=linear())
@@ -881,7 +919,6 @@ def test_a_layer_that_depends_on_data_leaves_the_tail_alone():
 
 
 def test_timms_tensorflow_padding_is_cut_like_any_network():
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model, runs = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=5).eval(), []
     model.conv_stem.register_forward_hook(lambda *_: runs.append(1))
@@ -966,6 +1003,21 @@ def test_layers_that_fix_the_axis_of_the_channels(layer, maps):
     torch.testing.assert_close(found.loss, 2 * (logits.mean(1) - logits[:, 1]), atol=1e-5, rtol=1e-4)
 
 
+def test_images_have_their_channels_first():
+    model = Net(lambda s, x: s.fc(s.layer(x).tanh().mean((2, 3))), layer=nn.Identity(), fc=nn.Linear(3, 4))
+    assert L2CAF(model.eval(), "layer").features(images()).shape == images().shape
+
+
+def test_a_mean_over_other_axes_than_height_and_width_is_searched():
+    model = network(lambda s, x: s.fc(s.trunk(x).mean((1, 2))), fc=nn.Linear(5, 4))
+    found = L2CAF(model, "trunk", max_iterations=20)(images(), 1)
+    assert found.solver == "gradient"
+    reached = filtered(model, model.trunk, images(), found.filters)
+    torch.testing.assert_close(found.loss, 2 * (reached.mean(1) - reached[:, 1]).detach())
+    with pytest.raises(ValueError, match="no exact solution"):
+        L2CAF(model, "trunk", "exact")(images(), 1)
+
+
 def swin():
     torch.manual_seed(0)
     return models.SwinTransformer([4, 4], 12, [2, 2], [2, 2], [4, 4], num_classes=3).eval()
@@ -986,8 +1038,9 @@ def test_swin_gives_maps_over_its_height_and_width(layer):
     torch.testing.assert_close(found.loss, expected, atol=1e-5, rtol=1e-3)
 
 
-def test_the_permuted_head_of_swin_has_the_exact_solution():
-    agree(swin(), "permute", randn(2, 3, 32, 32, seed=1), [0, 2], at_least=0.999)
+@pytest.mark.parametrize("layer", ["norm", "permute"])
+def test_the_permuted_head_of_swin_has_the_exact_solution(layer):
+    agree(swin(), layer, randn(2, 3, 32, 32, seed=1), [0, 2], at_least=0.999)
 
 
 def test_what_is_no_map_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from networks import DependsOnData, Net, seeded
 from torch import nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from helpers import tracing
-from helpers.tracing import Cut, original, same_attributes, trace, uncompiled
+from helpers.tracing import Cut, original, place, same_attributes, trace, uncompiled
 
 
 def never(layer, name):
@@ -102,8 +103,26 @@ def test_the_network_stays_as_it_is_but_for_its_constants():
     assert "last" not in vars(model)
 
 
+def test_what_a_trace_puts_in_a_dictionary_of_a_layer_is_taken_out():
+    def forward(self, x):
+        if "bias" not in self.cache:
+            self.cache["bias"] = self.inner.weight.sum() + x.mean()
+        return self.inner(x) + self.cache["bias"]
+
+    model = Net(forward, inner=conv())
+    model.cache = {"kept": 1}
+    trace(model, never)
+    assert model.cache == {"kept": 1}
+
+
+def test_the_place_of_a_node_names_its_layer():
+    model = nn.Sequential(conv(), Net(lambda s, x: F.relu(s.inner(x)).mean(), inner=conv()))
+    graph = trace(model, never)
+    words = ["input_1", "0 (Conv2d)", "1.inner (Conv2d)", "relu of 1 (Net)", "mean of 1 (Net)", "output"]
+    assert [place(node) for node in graph.nodes] == words
+
+
 def test_timms_tensorflow_padding_stays_whole():
-    timm = pytest.importorskip("timm")
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     found = set(targets(trace(model, never)))
     kept = {n for n, m in model.named_modules() if type(m).__name__ == "Conv2dSame"}

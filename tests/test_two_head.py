@@ -15,6 +15,7 @@ from networks import DependsOnData, seeded
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 from torchvision import models
@@ -989,6 +990,13 @@ def test_a_mean_over_both_axes_is_a_pooling(axes):
     x = images(2, 8, 8)
     assert model.map_shape == (4, 4, 4)
     assert torch.equal(model(x).logits, net(x))
+
+
+def test_a_parametrised_classifier_of_another_size_gives_way_to_a_plain_one():
+    net = Headed(lambda m, h: m.fc(h.mean((2, 3))))
+    weight_norm(net.fc)
+    assert TwoHead(net, net.fc.out_features, 3, image_size=8).backbone.fc is net.fc
+    assert type(TwoHead(net, 7, 3, image_size=8).backbone.fc) is nn.Linear
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from helpers.l2_caf.graph import (
     alike,
     cut_at,
     leads_to,
-    pooled_head,
     read,
     usual,
 )
 from helpers.l2_caf.layout import ChannelAxis, channel_axis
+from helpers.l2_caf.pooled import pooled_head
 from helpers.tracing import original, same_attributes, uncompiled
 from helpers.training.modes import evaluating
 
@@ -98,11 +98,12 @@ class L2CAF:
 
     def _take(self, parts: GraphParts | HookedParts, solver: str) -> None:
         self.parts = parts
-        self._head, self.why_not_exact = pooled_head(parts)
+        self._pooled, why_not = pooled_head(parts)
         if self.shape != "l2":
-            self._head, self.why_not_exact = None, f"its filter has length 1, not the shape {self.shape!r}"
-        self.solver = "gradient" if solver == "gradient" or self._head is None else "exact"
-        if self._head is None:
+            why_not = f"its filter has length 1, not the shape {self.shape!r}"
+        self.why_not_exact = why_not or "global average pooling, then affine"
+        self.solver = "exact" if solver != "gradient" and why_not is None else "gradient"
+        if why_not:
             self._refuse_unless_auto()
 
     def _refuse_unless_auto(self, why: str | None = None) -> None:
@@ -122,7 +123,8 @@ class L2CAF:
         """Attention for images (B, C, H, W); see the class for `targets`.
 
         Raises ValueError for images or features that are not finite, targets out of range or of the wrong
-        length, and features that are no maps, such as tokens, or maps of three dimensions.
+        length, and features that are no maps, such as tokens, or maps of three dimensions, or maps of which
+        nothing shows where the channels are.
         """
         with self._undisturbed(self.model):
             features, rest = self._trunk(input_tensor)
@@ -150,7 +152,7 @@ class L2CAF:
             raise ValueError(
                 f"features are not enough: {self.parts.passing[0]} goes past the target layer; pass images"
             )
-        check_maps(features)
+        check_maps(features, self.parts.name)
         with self._undisturbed(self.parts.tail):
             size = image_size or tuple(features.shape[-2:])
             return self._solve(features.detach().clone(), [], targets, size, watch)
@@ -161,14 +163,21 @@ class L2CAF:
         if images.ndim < 4:
             raise ValueError(f"images are {tuple(images.shape)}; expected (B, C, H, W), such as image[None]")
         with ChannelAxis() if self._axis is None else contextlib.nullcontext():
-            features, rest = self._run_trunk(images.detach().clone())
+            images = images.detach().clone()
+            images._channel_axis = -3
+            features, rest = self._run_trunk(images)
             features = usual(features)
-        check_maps(features)
-        self._axis = self._axis or channel_axis(features) or -3
+        check_maps(features, self.parts.name)
+        self._axis = self._axis or channel_axis(features) or self._pooled
+        if self._axis is None:
+            raise ValueError(
+                f"{self.parts.name} gives {tuple(features.shape)}, and nothing around shows which axis has "
+                "the channels; choose a convolution, a norm or a layer that follows one"
+            )
         if self._axis != -3 and (features.ndim, self._axis) != (4, -1):
             where = f"{tuple(features.shape)} with channels in axis {features.ndim + self._axis}"
             raise ValueError(
-                f"the target layer gives {where}; expected (B, C, H, W), (B, H, W, C) or, for a sequence of "
+                f"{self.parts.name} gives {where}; expected (B, C, H, W), (B, H, W, C) or, for a sequence of "
                 "images, (B, T, C, H, W)"
             )
         return features.movedim(self._axis, -3), [usual(value) for value in rest]
@@ -191,7 +200,7 @@ class L2CAF:
         self._refuse_unless_auto(why := "torch.fx follows the network wrongly")
         if not self.parts.module:
             raise ValueError(f"{why}; name a layer instead of a node")
-        self._take(HookedParts(self.model, self.parts.module), self.solver)
+        self._take(HookedParts(self.model, self.parts.module, self.parts.name, why), self.solver)
 
     def _tail(self, features: Tensor, rest: Rest) -> Tensor:
         if self._axis == -1:
@@ -253,10 +262,13 @@ class L2CAF:
     @torch.no_grad()
     def _exact(self, features: Tensor, wanted: Targets) -> tuple[Tensor, Tensor] | None:
         """Logits are M f + beta, where column p of M is what position p alone adds to them; else None."""
+        if self._pooled != (self._axis or -3):
+            return None
         rows, channels, height, width = features.shape
-        vectors = features.permute(0, 2, 3, 1).reshape(-1, channels)
-        bias = self._head(torch.zeros_like(vectors[:1]))
-        matrix = (self._head(vectors) - bias).reshape(rows, height * width, -1).mT / (height * width)
+        points = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # as maps of one position each
+        bias = self._tail(torch.zeros_like(points[:1]), []).reshape(1, -1)
+        single = self._tail(points, []).reshape(len(points), -1) - bias
+        matrix = single.reshape(rows, height * width, -1).mT / (height * width)
         if wanted.classes is None:
             f = nearest_to_ones(matrix)[:, None]
         else:

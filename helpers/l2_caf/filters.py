@@ -60,11 +60,11 @@ def check_finite(name: str, values: Any) -> None:
         raise ValueError(f"the {name} are not finite; look for NaN or infinity")
 
 
-def check_maps(features: Any) -> None:
+def check_maps(features: Any, layer: str) -> None:
     check_finite("features", features)
     if features.ndim < 4 or not features.is_floating_point():
         found = f"{features.dtype} of shape {tuple(features.shape)}"
-        raise ValueError(f"the target layer gives {found}; expected features (B, C, H, W)")
+        raise ValueError(f"{layer} gives {found}; expected features (B, C, H, W)")
 
 
 def keep_rows(optimizer: torch.optim.Optimizer, free: Tensor, stay: Tensor) -> Tensor:

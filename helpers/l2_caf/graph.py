@@ -1,29 +1,26 @@
 """A network in two parts: up to a layer, and from that layer on.
 
 The graph of the network (`helpers.tracing`) is cut behind the layer. Where that cannot be followed as far as
-the layer, the network is run whole, with a hook that puts other features in the place of the layer's own.
+the layer, the network is called, with a hook that puts other features in the place of the layer's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from helpers.tracing import Cut, has_hooks, original, trace
+from helpers.tracing import Cut, has_hooks, original, place, same_attributes, trace
 
 Rest = list[Any]
 """What the second part needs besides the features: values that go past the layer."""
-
-# layers that are the identity in evaluation mode, and affine ones, each image on its own
-IDENTITY_LAYERS = (nn.Dropout, nn.Dropout2d, nn.Identity)
-AFFINE_LAYERS = (*IDENTITY_LAYERS, nn.Linear, nn.Flatten, nn.BatchNorm1d, nn.Conv2d)
 
 
 @dataclass
@@ -33,6 +30,7 @@ class GraphParts:
     trunk: fx.GraphModule
     tail: fx.GraphModule
     passing: list[str]
+    name: str
     module: nn.Module | None = None
 
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
@@ -45,27 +43,78 @@ class GraphParts:
 
 @dataclass
 class HookedParts:
-    """The whole network runs each time; a hook on the layer reads its features or puts in others."""
+    """The network is called each time, and a hook on the layer reads its features or puts in others.
+
+    Layers that end before it, and the layer itself, run once: then they give what they gave for the images,
+    where this leads to the network's output. `early` has them, one for each value of `Rest` but the first.
+    """
 
     model: nn.Module
     layer: nn.Module
+    name: str
+    why: str
+    early: list[nn.Module] = field(default_factory=list)
     passing = ("the whole network",)
 
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
-        return read(self.model, self.layer, images.clone())[0], [images]
+        early: list[tuple[nn.Module, Tensor]] = []
+        recording = True
+
+        def record(layer: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+            nonlocal recording
+            start, output = len(early), forward(*args, **kwargs)
+            each_image = (rows := _rows(output)) and rows == _rows(*args[:1]) and rows % len(images) == 0
+            if recording and each_image and output is not args[0]:
+                early[start:] = [(layer, output.clone())]  # in the place of its parts
+            recording = recording and layer is not self.layer
+            return output
+
+        with _every_forward(self.model, record):
+            features, output = read(self.model, self.layer, images.clone())
+        self.early, rest = [layer for layer, _ in early], [images, *(value for _, value in early)]
+        if not leads_to(self, features, rest, output):
+            self.early, rest = [], [images]
+        return features, rest
 
     def run_tail(self, features: Tensor, rest: Rest) -> Any:
-        wanted = torch.is_grad_enabled()
+        wanted, ahead = torch.is_grad_enabled(), defaultdict(list)
+        for layer, value in zip(self.early, rest[1:], strict=True):
+            ahead[layer].append(value)
 
-        def replace(_: Tensor) -> Tensor:
+        def replace(*_: Any) -> Tensor:
             torch.set_grad_enabled(wanted)  # also in a part that the network itself runs without gradients
             return features
 
-        handle = self.layer.register_forward_hook(lambda layer, inputs, output: replace(output))
+        def replay(layer: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+            known = ahead[layer]
+            if known and _rows(known[0]) == _rows(*args[:1]):
+                return known.pop(0).clone()
+            return forward(*args, **kwargs)
+
+        handle = self.layer.register_forward_hook(replace)
         try:
-            return self.model(rest[0])
+            with _every_forward(self.model, replay):
+                return self.model(rest[0])
         finally:
             handle.remove()
+
+
+def _rows(value: Any = None) -> int | None:
+    return len(value) if isinstance(value, Tensor) and value.ndim else None
+
+
+@contextlib.contextmanager
+def _every_forward(model: nn.Module, run: Callable) -> Iterator[None]:
+    """Calls ``run(layer, forward, args, kwargs)`` for the forward pass of every layer."""
+
+    def through(layer: nn.Module, forward: Callable) -> Callable:
+        return lambda *args, **kwargs: run(layer, forward, args, kwargs)
+
+    with same_attributes(model):
+        for layer in model.modules():
+            if not isinstance(layer, torch.jit.ScriptModule) and not hasattr(layer, "_orig_mod"):
+                layer.forward = through(layer, layer.forward)
+        yield
 
 
 def read(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Any, Any]:
@@ -104,10 +153,13 @@ def cut_at(model: nn.Module, layer: nn.Module | str) -> GraphParts | HookedParts
     except Exception as error:
         if module is None:
             raise ValueError(f"no layer {name!r} in {kind}, and torch.fx cannot trace it") from error
-        return HookedParts(model, module)
+        return HookedParts(model, module, name, f"torch.fx cannot follow {kind} as far as {name} ({error})")
     whole = [f"{n.target}." for n in graph.nodes if n.op == "call_module"]  # the graph ends at these
-    if module is not None and (has_hooks(model) or any(n.startswith(o) for n in names for o in whole)):
-        return HookedParts(model, module)
+    closed = [o.rstrip(".") for o in whole if any(n.startswith(o) for n in names)] + [kind] * has_hooks(model)
+    if module is not None and closed:
+        return HookedParts(
+            model, module, name, f"torch.fx does not enter {closed[0]}, for its hooks or its kind"
+        )
     if module is not None:
         found = [n for n in graph.nodes if n.op == "call_module" and n.target in names]
     else:
@@ -122,7 +174,7 @@ def cut_at(model: nn.Module, layer: nn.Module | str) -> GraphParts | HookedParts
     if output not in cut.after:
         raise ValueError(f"{found[0].name} has no influence on the output of {kind}")
     trunk = cut.first((found[0], tuple(cut.passing)))
-    return GraphParts(trunk, cut.second(), [n.name for n in cut.passing], module)
+    return GraphParts(trunk, cut.second(), [place(n) for n in cut.passing], name, module)
 
 
 def _find(model: nn.Module, layer: nn.Module | str) -> tuple[nn.Module | None, list[str], str]:
@@ -173,98 +225,3 @@ def leads_to(parts: GraphParts, features: Tensor, rest: Rest, output: Any) -> bo
         return False
     expected = tree_leaves(output)
     return len(found) == len(expected) and all(map(alike, found, expected))
-
-
-def pooled_head(parts: GraphParts | HookedParts) -> tuple[Callable[[Tensor], Tensor] | None, str]:
-    """What follows global average pooling, if the second part is that and an affine map, else None and why.
-
-    The function takes the features of single positions (R, C) to outputs (R, K), as if the pooled map had
-    these values.
-    """
-    if isinstance(parts, HookedParts):
-        return None, "torch.fx cannot trace the network"
-    if parts.passing:
-        return None, f"{parts.passing[0]} goes past the layer"
-    nodes = [n for n in parts.tail.graph.nodes if n.op != "get_attr"]
-    for node, source in zip(nodes[1:], nodes, strict=False):
-        fixed = [n for n in node.all_input_nodes if n is not source]
-        if len(source.users) != 1 or node.args[:1] != (source,) or any(n.op != "get_attr" for n in fixed):
-            return None, f"{node.name} is not all that follows {source.name}, or needs more than that"
-    chain = nodes[1:-1]
-    while chain and _is_identity(parts.tail, chain[0]):
-        chain = chain[1:]  # dropout before the pooling
-    if not chain or not _is_global_average(parts.tail, chain[0]):
-        name = chain[0].name if chain else "the output"
-        return None, f"{name} is not global average pooling"
-    for node in chain[1:]:
-        if not _is_affine(parts.tail, node):
-            return None, f"{node.name} is not known to be affine in the pooled features"
-    head = fx.Graph()
-    copies = {chain[0]: head.placeholder("pooled")}
-    for node in parts.tail.graph.nodes:
-        if node in chain[1:] or node.op == "get_attr":
-            copies[node] = head.node_copy(node, copies.__getitem__)
-    head.output(copies[chain[-1]])
-    network, flat = fx.GraphModule(parts.tail, head), _drops_space(chain[0])
-
-    def positions_to_outputs(vectors: Tensor) -> Tensor:
-        return network(vectors if flat else vectors[:, :, None, None]).reshape(len(vectors), -1)
-
-    return positions_to_outputs, "global average pooling, then affine"
-
-
-def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _plain(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """One of torch's layers as it is: no subclass, no hook, no forward of its own."""
-    return type(layer) in kinds and not has_hooks(layer) and "forward" not in vars(layer)
-
-
-def _option(node: fx.Node, place: int, name: str, default: Any) -> Any:
-    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
-
-
-def _is_identity(network: fx.GraphModule, node: fx.Node) -> bool:
-    if (layer := _layer(network, node)) is not None:
-        return _plain(layer, IDENTITY_LAYERS)
-    return node.target is F.dropout and _option(node, 2, "training", True) is False
-
-
-def _is_affine(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Affine for each image on its own; what mixes images, or might with one image or one channel, is not."""
-    if (layer := _layer(network, node)) is not None:
-        if isinstance(layer, nn.BatchNorm1d) and layer.running_mean is None:
-            return False  # the statistics of the batch, in evaluation mode too
-        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
-            return False
-        if isinstance(layer, nn.Conv2d) and (layer.kernel_size, layer.padding) != ((1, 1), (0, 0)):
-            return False
-        return _plain(layer, AFFINE_LAYERS)
-    if node.target in ("flatten", torch.flatten):
-        return (_option(node, 1, "start_dim", 0), _option(node, 2, "end_dim", -1)) == (1, -1)
-    if node.target in ("squeeze", torch.squeeze):
-        return _option(node, 1, "dim", None) in (2, 3, -1, (2, 3), (-1, -2), (-2, -1), (3, 2))
-    return node.target is F.linear or _is_identity(network, node)
-
-
-def _is_global_average(network: fx.GraphModule, node: fx.Node) -> bool:
-    if (layer := _layer(network, node)) is not None:
-        return _plain(layer, (nn.AdaptiveAvgPool2d,)) and layer.output_size in (1, (1, 1), [1, 1])
-    if node.target is F.adaptive_avg_pool2d:
-        return _option(node, 1, "output_size", None) in (1, (1, 1), [1, 1])
-    return _is_mean(node)
-
-
-def _is_mean(node: fx.Node) -> bool:
-    """mean((2, 3)) as a method or a function, in the type of the features."""
-    if node.op == "call_module" or node.target not in ("mean", torch.mean):
-        return False
-    axes = _option(node, 1, "dim", None)
-    known = isinstance(axes, list | tuple) and set(axes) in ({2, 3}, {-1, -2}, {2, -1}, {-2, 3})
-    return known and len(node.args) <= 3 and set(node.kwargs) <= {"dim", "keepdim"}
-
-
-def _drops_space(node: fx.Node) -> bool:
-    return _is_mean(node) and not _option(node, 2, "keepdim", False)

@@ -1,7 +1,8 @@
 """Which axis of a layer's output holds the channels: (B, C, H, W), or channels last as in Swin?
 
-The shape does not tell. So the axis is followed through one forward pass, from operations that fix it: a
-convolution, a pooling or a batch norm has channels in axis 1, a linear layer or a layer norm in the last.
+The shape does not tell. So the axis is followed through one forward pass, from the images and from what
+fixes it: a convolution, a pooling or a batch norm has channels in axis 1, a linear layer or a layer norm in
+the last. A product of matrices, or a reshape that cuts through the axis, loses it.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class TwoHead(nn.Module):
     and has C * D, for any size. ``logits(images)`` and ``embedding(images)`` run one head alone.
 
     Args:
-        backbone: a classifier of the kind of torchvision's: one map of features, pooling, and layers that end
-            in an nn.Linear. It becomes part of this network, as `backbone`; the last linear layer, and those
-            of auxiliary classifiers, are replaced where they do not give `num_classes`.
+        backbone: a classifier of the kind of torchvision's and timm's: one map of features, pooling, and
+            layers that end in an nn.Linear. It becomes part of this network, as `backbone`; the last linear
+            layer, and those of auxiliary classifiers, are replaced where they do not give `num_classes`.
         num_classes: number of logits.
         embedding_dim: D, 256 in the paper.
         image_size: side of the images, or (height, width).

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from helpers.tracing import Cut, trace
+from helpers.tracing import Cut, place, trace
 from helpers.training.modes import in_mode
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -53,7 +53,8 @@ def resize_classifier(backbone: nn.Module, parts: dict[bool, Parts], num_classes
         layer = backbone.get_submodule(name)
         if layer.out_features != num_classes:
             device, dtype = layer.weight.device, layer.weight.dtype
-            new = nn.Linear(layer.in_features, num_classes, layer.bias is not None, device, dtype)
+            kind = nn.Linear if type(layer).forward is nn.Linear.forward else type(layer)
+            new = kind(layer.in_features, num_classes, layer.bias is not None, device, dtype)
             parent, _, last = name.rpartition(".")
             setattr(backbone.get_submodule(parent), last, new)
 
@@ -62,15 +63,21 @@ def _split(backbone: nn.Module, graph: fx.Graph) -> Parts:
     logits, *aux = outputs = _outputs(graph, backbone)
     classifiers = [_last_linear(node, backbone) for node in outputs]
     pool = linear = classifiers[0]
-    while not _is_pool(backbone, pool):
+    while not (axes := _pooled_axes(backbone, pool)):
         sources = [n for n in pool.all_input_nodes if n.op != "get_attr"]
         if len(sources) != 1 or sources[0].op == "placeholder":
             raise ValueError(
                 f"{type(backbone).__name__} has no pooling between one map of features and its last linear "
-                f"layer (looked back to {pool.name}); TwoHead needs a convolutional classifier with one"
+                f"layer, {linear.target} (looked back to {place(pool)}); TwoHead needs a convolutional "
+                "classifier with one"
             )
         pool = sources[0]
     features, penultimate = pool.all_input_nodes[0], linear.all_input_nodes[0]
+    if axes == {1, 2}:  # the map has its channels last; between the parts it has them first
+        with graph.inserting_before(pool):
+            first = graph.call_method("permute", (features, 0, 3, 1, 2))
+            pool.replace_input_with(features, graph.call_method("permute", (first, 0, 2, 3, 1)))
+        features = first
     both, one = (Cut(backbone, graph, features, r) for r in ((logits, penultimate), (penultimate,)))
     parts = (both.first((features,)), both.first((features, *aux)), both.second(), one.second())
     return Parts(*(type(part).forward for part in parts), tuple(str(node.target) for node in classifiers))
@@ -88,8 +95,9 @@ def _trace(backbone: nn.Module, training: bool) -> fx.Graph:
 
 
 def _holds_no_head(layer: nn.Module, name: str) -> bool:
-    """Without a linear layer or pooling, a layer stays whole, so that hooks on it go on to work."""
-    return not any(isinstance(part, (nn.Linear, *_POOLS)) for part in layer.modules())
+    """With weights, but no linear layer or pooling in it, a layer stays whole: hooks on it go on to work."""
+    inside = any(isinstance(part, (nn.Linear, *_POOLS)) for part in layer.modules())
+    return isinstance(layer, nn.Linear) or (not inside and next(layer.parameters(), None) is not None)
 
 
 def _outputs(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
@@ -105,19 +113,21 @@ def _outputs(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
 
 
 def _last_linear(node: fx.Node, backbone: nn.Module) -> fx.Node:
+    while node.op == "call_module" and type(backbone.get_submodule(str(node.target))) is nn.Identity:
+        node = node.all_input_nodes[0]
     if node.op == "call_module" and isinstance(backbone.get_submodule(str(node.target)), nn.Linear):
         return node
-    raise ValueError(
-        f"the logits of {type(backbone).__name__} come from {node.name}; expected an nn.Linear as last layer"
-    )
+    kind = type(backbone).__name__
+    raise ValueError(f"the logits of {kind} come from {place(node)}; expected an nn.Linear as last layer")
 
 
-def _is_pool(backbone: nn.Module, node: fx.Node) -> bool:
+def _pooled_axes(backbone: nn.Module, node: fx.Node) -> set[int]:
+    """The axes of height and width in a map that a node pools; of other nodes none."""
     if node.op == "call_module":
-        return isinstance(backbone.get_submodule(str(node.target)), _POOLS)
+        return {2, 3} if isinstance(backbone.get_submodule(str(node.target)), _POOLS) else set()
     if node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-        return True
+        return {2, 3}
     axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     if node.target not in ("mean", torch.mean) or not isinstance(axes, list | tuple):
-        return False
-    return {axis % 4 for axis in axes} == {2, 3}
+        return set()
+    return found if (found := {axis % 4 for axis in axes}) in ({1, 2}, {2, 3}) else set()
