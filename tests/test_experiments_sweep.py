@@ -131,6 +131,85 @@ def test_the_gate_asks_every_arm_to_have_fitted(results):
     assert gate.text == "train accuracy: softmax 0.875, semi-hard 1.000; at least 0.95 asked"
 
 
+# ---- methods within an arm
+
+EXACT, OCCLUSION = Arm("exact", "orange"), Arm("occlusion", "green")
+
+
+def compare(arm, seed, rate):
+    """Two methods on the network of one run; the second one is the better, by more in later seeds."""
+    right = torch.arange(8) < 3 + arm.lift * 8
+    return {
+        "validation accuracy": 0.75 - abs(rate - BEST[arm.name]),
+        "occlusion: pointing": right.roll(seed),
+        "exact: pointing": (right | (torch.arange(8) < 2 + seed)).roll(seed),
+        "exact: overlap: at 0.5": torch.full((8,), rate + seed),
+        "exact: curve": {0: seed, 4: rate},
+        "other: pointing": 0.5,
+    }
+
+
+@pytest.fixture
+def compared(tmp_path) -> Results:
+    return sweep(
+        "toy", compare, arms=ARMS, rates=RATES, seeds=SEEDS, choose="validation accuracy", folder=tmp_path
+    )
+
+
+def test_methods_within_an_arm_are_as_arms(compared):
+    for arm in ARMS:
+        methods = compared.within(arm, [OCCLUSION, EXACT])
+        assert methods.arms == [OCCLUSION, EXACT]  # in the order that is asked for
+        assert [a.color for a in methods.arms] == ["green", "orange"]
+        assert methods.chosen == {"occlusion": BEST[arm.name], "exact": BEST[arm.name]}
+        assert set(methods.table["metric"]) == {"pointing", "overlap: at 0.5", "curve"}
+        assert set(methods.table["rate"]) == {BEST[arm.name]}
+        for method in (EXACT, OCCLUSION):
+            metric = f"{method.name}: pointing"
+            assert methods.values(method, "pointing").tolist() == compared.values(arm, metric).tolist()
+            for own, whole in zip(
+                methods.items(method, "pointing"), compared.items(arm, metric), strict=True
+            ):
+                assert own.tolist() == whole.tolist()
+        expected = [BEST[arm.name] + seed for seed in SEEDS]
+        assert methods.values("exact", "overlap: at 0.5").tolist() == expected
+        assert [i.tolist() for i in methods.items("exact", "overlap: at 0.5")] == [[v] * 8 for v in expected]
+        curve = methods.at_chosen("curve", curve=True)
+        assert curve[["seed", "step"]].to_numpy().tolist() == [[s, t] for s in SEEDS for t in (0, 4)]
+        assert curve["value"].tolist() == [v for s in SEEDS for v in (s, BEST[arm.name])]
+        with pytest.raises(ValueError, match=r"arm 'occlusion' gave no metric 'overlap: at 0\.5'"):
+            methods.values(OCCLUSION, "overlap: at 0.5")
+
+
+def test_methods_are_paired_on_one_network_by_seed_and_item(compared):
+    paired = compared.within("softmax", [EXACT, OCCLUSION]).paired(EXACT, OCCLUSION, "pointing")
+    assert (paired.effects, paired.items) == ([0, 0, 1 / 8], 8)  # 2, 3 and 4 items against 3
+    assert (
+        compared.within(TRIPLET, [EXACT, OCCLUSION]).paired(EXACT, OCCLUSION, "pointing").effects == [0] * 3
+    )
+
+
+def test_methods_come_back_from_a_kept_table(compared):
+    kept = Results.of_table("toy", compared.columns(), compared.chosen, "study").within("softmax", [EXACT])
+    own = compared.within("softmax", [EXACT])
+    assert kept.source == "study"
+    for again in (kept, Results.of_table("toy", own.columns(), own.chosen, "study")):
+        assert [arm.name for arm in again.arms] == ["exact"]
+        assert again.values(EXACT, "pointing").tolist() == own.values(EXACT, "pointing").tolist()
+        assert again.columns() == own.columns()
+        with pytest.raises(ValueError, match="'pointing' of arm 'exact' has no items"):
+            again.items(EXACT, "pointing")
+
+
+def test_what_gave_nothing_is_no_method(compared, results):
+    assert compared.within(SOFTMAX, [Arm("absent"), EXACT]).arms == [EXACT]
+    for found, arm in ((compared, SOFTMAX), (results, SOFTMAX), (compared, "unknown")):
+        name = arm if isinstance(arm, str) else arm.name
+        with pytest.raises(ValueError, match=rf"arm '{name}' gave no metric .* of \['absent', 'loss'\]"):
+            found.within(arm, [Arm("absent"), Arm("loss")])
+    assert set(compared.table["metric"]) == set(compare(SOFTMAX, 0, 0.25))  # the whole is as it was
+
+
 # ---- running
 
 

@@ -1,5 +1,6 @@
 """Image sets, drawn here or read from disk: `load_dataset` gives training, validation and test parts."""
 
+from helpers.data import scenes
 from helpers.data.birds import Birds, make_birds
 from helpers.data.image_set import ImageSet
 from helpers.data.load import data_root, fetch, load_dataset
@@ -20,5 +21,6 @@ __all__ = [
     "long_tail",
     "make_birds",
     "open_image",
+    "scenes",
     "seen_and_unseen",
 ]

@@ -138,6 +138,29 @@ class Results:
             f"{metric}: {said}; at least {least} asked",
         )
 
+    def within(self, arm: Arm | str, methods: Sequence[Arm]) -> Results:
+        """Of one arm, its metrics "method: measure" as if these methods were arms that gave the measures.
+
+        For methods that are compared on one and the same trained network. Raises ValueError where the arm
+        gave nothing of any of them.
+        """
+        name, apart = _name(arm), ": "
+        split = self.table["metric"].str.partition(apart)
+        named = (split[1] == apart) & split[0].isin([m.name for m in methods])
+        own = (self.table["arm"] == name) & self._is_chosen()
+        table = self.table.assign(arm=split[0], metric=split[2])[own & named]
+        there = [m for m in methods if (table["arm"] == m.name).any()]
+        if not there:
+            raise ValueError(f"arm {name!r} gave no metric 'method: measure' of {[m.name for m in methods]}")
+        items = {
+            (method, rate, seed, measure): values
+            for (owner, rate, seed, metric), values in self._items.items()
+            if owner == name and apart in metric
+            for method, measure in [metric.split(apart, 1)]
+        }
+        rates = {method.name: self.chosen[name] for method in there}
+        return Results(self.name, there, table, rates, items, self.source)
+
     def show(self, *metrics: str, kept: Results | None = None, title: str = "") -> None:
         """Draw every run and each arm's mean with its 95 % interval over seeds, a panel per metric.
 
