@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.ops import box_iou
 
 from helpers.data.canvas import on_wider_canvas
 
-__all__ = ["brightness_in_box", "centre_blob", "fit_to_image", "inside_boxes", "on_wider_canvas"]
+__all__ = [
+    "box_scores",
+    "boxes_around",
+    "brightness_in_box",
+    "centre_blob",
+    "fit_to_image",
+    "inside_boxes",
+    "on_wider_canvas",
+    "quarters",
+]
 
 
 def fit_to_image(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -40,3 +52,35 @@ def brightness_in_box(maps: Tensor, boxes: Tensor) -> Tensor:
     """
     maps = torch.where(maps.amax((1, 2), keepdim=True) > 0, maps, torch.ones_like(maps))
     return (maps * inside_boxes(boxes, maps.shape[-1])).sum((1, 2)) / maps.sum((1, 2))
+
+
+def boxes_around(maps: Tensor, threshold: float) -> Tensor:
+    """Boxes (B, 4), x1 y1 x2 y2, around the largest connected piece of each map above threshold * maximum."""
+    boxes = []
+    for on in (maps >= threshold * maps.amax((1, 2), keepdim=True)).numpy():  # SciPy labels one at a time
+        pieces, _ = ndimage.label(on)
+        down, across = ndimage.find_objects(pieces)[np.bincount(pieces.flat)[1:].argmax()]
+        boxes.append([across.start, down.start, across.stop, down.stop])
+    return torch.tensor(boxes, dtype=torch.float32)
+
+
+def box_scores(maps: Tensor, boxes: Tensor, threshold: float = 0.2) -> dict[str, Tensor]:
+    """How maps (B, h, w) of square images (B, S, S) agree with boxes (B, 4), each (B,).
+
+    "in the box": share of brightness; "pointing": whether the brightest pixel lies inside; "IoU > 0.5":
+    whether the box around what is above `threshold` of the maximum, CAM's rule, overlaps by more than half.
+    """
+    inside = inside_boxes(boxes, maps.shape[-1]).flatten(1)
+    top = maps.flatten(1).argmax(1, keepdim=True)
+    overlap = box_iou(boxes_around(maps, threshold), boxes).diagonal()
+    return {
+        "in the box": brightness_in_box(maps, boxes),
+        "pointing": inside.gather(1, top)[:, 0].float(),
+        "IoU > 0.5": (overlap > 0.5).float(),
+    }
+
+
+def quarters(maps: Tensor) -> Tensor:
+    """Share (B, 4) of the brightness of maps (B, H, W), sides even, in each quarter: upper ones first."""
+    four = maps.unflatten(2, (2, -1)).unflatten(1, (2, -1)).sum((2, 4)).flatten(1)
+    return four / four.sum(1, keepdim=True).clamp(min=1e-12)

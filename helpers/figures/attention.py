@@ -4,35 +4,156 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from helpers.l2_caf.attention import L2CAF, Attention
 from helpers.plotting import PALETTE
 
+HEAT = 0.6
+"""Share of the heat map in the picture."""
 OBLIVIOUS = "all it knows"
 """The target of the class-oblivious map in a list of classes."""
 
 
-def show_attention(axes: Axes, image: Tensor, heatmap: Tensor | None = None, title: str = "") -> None:
-    """An image (3 or 1, H, W) in [0, 1]; where a map (H, W) in [0, 1] is low, it is dimmed and grey."""
-    pixels = image.detach().cpu().float().expand(3, -1, -1)
+def show_attention(
+    axes: Axes,
+    image: Tensor,
+    heatmap: Tensor | None = None,
+    title: str = "",
+    box: Sequence[float] | Tensor | None = None,
+) -> None:
+    """An image (3 or 1, H, W) in [0, 1], under a map (H, W) in [0, 1] from violet, low, to yellow, high.
+
+    `box` is drawn: x1, y1, x2, y2 in pixels.
+    """
+    pixels = image.detach().cpu().float().expand(3, -1, -1).permute(1, 2, 0).numpy()
     if heatmap is not None:
-        heat = heatmap.detach().cpu().float()[None]
-        grey = 0.25 * pixels.mean(0, keepdim=True)
-        glow = torch.tensor([0.16, 0.10, 0.0])[:, None, None] * heat
-        pixels = (heat.sqrt() * pixels + (1 - heat.sqrt()) * grey + glow).clamp(0, 1)
-    axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
+        heat = matplotlib.colormaps["inferno"](heatmap.detach().cpu().float().numpy())[..., :3]
+        pixels = (1 - HEAT) * pixels + HEAT * heat
+    axes.imshow(pixels, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for side in axes.spines.values():
         side.set_visible(False)
+    if box is not None:
+        x1, y1, x2, y2 = (float(v) for v in box)
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="white", linewidth=1.6))
     if title:
         axes.set_title(title, fontsize=10, fontweight="normal", loc="center")
+
+
+def maps_figure(
+    images: Sequence[Tensor],
+    columns: Mapping[str, Sequence[Tensor | None]],
+    *,
+    boxes: Sequence[Tensor] | None = None,
+    titles: Sequence[Sequence[str]] | None = None,
+    queries: Sequence[Tensor] = (),
+    finding: str = "",
+    height: float = 1.6,
+) -> tuple[Figure, str]:
+    """A row for each image (C, H, W), a column for each kind of map (None: the image alone).
+
+    Args:
+        columns: heading -> one map (H, W) in [0, 1] for each image.
+        queries: one image for each row, which stands before it.
+        boxes: one for each image, drawn in every column.
+        titles: for each image the words above each of its pictures, in place of the headings.
+        finding: title of the figure.
+    """
+    rows, width = len(images), max(image.shape[-1] / image.shape[-2] for image in images)
+    count = len(columns) + bool(queries)
+    size = (min(height * width * count, 13), height * rows * (1.18 if titles else 1.04) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    for r, line in enumerate(figure.subplots(rows, count, squeeze=False)):
+        if queries:
+            show_attention(line[0], queries[r], title="query" if r == 0 else "")
+            line = line[1:]
+        for c, (ax, (heading, maps)) in enumerate(zip(line, columns.items(), strict=True)):
+            title = titles[r][c] if titles else heading if r == 0 else ""
+            show_attention(ax, images[r], maps[r], title, None if boxes is None else boxes[r])
+    if finding:
+        figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
+    said = "; ".join(", ".join(line) for line in titles) if titles else ", ".join(columns)
+    many = f"{rows} images, a row for each" if rows > 1 else "An image"
+    return (
+        figure,
+        f"{finding + '. ' if finding else ''}{many}, with maps from violet, low, to yellow, high: {said}.",
+    )
+
+
+def cascade_figure(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[str], finding: str = ""
+) -> tuple[Figure, str]:
+    """How like the trained network's its maps stay, as more of it turns random, a panel for each network.
+
+    Args:
+        panels: network -> method -> rank correlation at each of `steps`.
+    """
+    colors = {"L2-CAF": PALETTE["blue"], "mean activation": PALETTE["ink"]}
+    figure = Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
+    for ax, (network, lines) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        for method, values in lines.items():
+            ax.plot(range(len(steps)), values, "o-", color=colors[method])
+            ax.annotate(method, (0.05, values[0]), (0.4, 0.9 if method == "mean activation" else 0.1),
+                        textcoords="axes fraction", color=colors[method])  # fmt: skip
+        ax.set_xticks(range(len(steps)), steps)
+        ax.set_title(network, fontsize=10, fontweight="normal")
+        ax.set(xlabel="random down to", ylim=(-0.3, 1.06))
+    figure.axes[0].set_ylabel("rank correlation of maps")
+    if finding:
+        figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
+    told = "; ".join(
+        f"{network}: "
+        + ", ".join(f"{m} {v[1]:.2f} at once and {v[-1]:.2f} at the end" for m, v in lines.items())
+        for network, lines in panels.items()
+    )
+    return (
+        figure,
+        f"{finding + '. ' if finding else ''}Rank correlation with the trained network's maps. {told}.",
+    )
+
+
+def two_positions_figure(shares: Tensor, found: Tensor, budget: float = 1.0) -> tuple[Figure, str]:
+    """The loss |M (f - 1)|^2 over the two numbers of a filter, the circle of its budget, and where it rests.
+
+    Args:
+        shares: M (K, 2), what each of two positions adds to each of K outputs.
+        found: the filter (2,) of length `budget` with the lowest loss.
+    """
+    side = np.linspace(-0.35, 1.75, 220)
+    grid = np.stack(np.meshgrid(side, side), -1)  # (220, 220, 2)
+    loss = np.square((grid - 1) @ shares.numpy().T).sum(-1)
+    figure = Figure(figsize=(9.2, 3.9), layout="constrained")
+    plane, along = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    plane.contour(side, side, loss, levels=12, colors=PALETTE["grey"], linewidths=0.7)
+    turn = np.linspace(0, 2 * np.pi, 361)
+    circle = budget * np.stack([np.cos(turn), np.sin(turn)], -1)
+    plane.plot(*circle.T, color=PALETTE["blue"], label=f"all filters of length {budget:g}")
+    plane.plot(1, 1, "o", color=PALETTE["ink"], label="f = (1, 1): nothing filtered")
+    plane.plot(*found.numpy(), "D", color=PALETTE["orange"], label="the best of them")
+    plane.set(xlim=(side[0], side[-1]), ylim=(side[0], side[-1]), aspect="equal")
+    plane.set(xlabel="filter at position 1", ylabel="filter at position 2")
+    plane.legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.9)
+    losses = np.square((circle - 1) @ shares.numpy().T).sum(-1)
+    along.plot(np.degrees(turn), losses, color=PALETTE["blue"])
+    angle = float(np.degrees(np.arctan2(found[1], found[0])))
+    along.plot(angle % 360, losses.min(), "D", color=PALETTE["orange"])
+    along.set(xlabel="direction of the filter, degrees", ylabel="loss", xticks=range(0, 361, 90))
+    share = float(found[0] ** 2 / found.square().sum())
+    return figure, (
+        "Left: contours of the loss over a filter of two numbers, lowest at (1, 1), and the circle of length "
+        f"{budget:g}, which touches its lowest contour at ({found[0]:.2f}, {found[1]:.2f}). Right: the loss "
+        f"along the circle. {share:.0%} of the budget goes to position 1."
+    )
 
 
 def watch_filter(

@@ -6,5 +6,6 @@ Networks, ECCV 2020; chapter 4 of the thesis. The exact solver is in `closed_for
 
 from helpers.l2_caf.attention import L2CAF
 from helpers.l2_caf.filters import Attention
+from helpers.l2_caf.promises import promises
 
-__all__ = ["L2CAF", "Attention"]
+__all__ = ["L2CAF", "Attention", "promises"]
