@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, normalize
 from torchvision.ops import box_iou
 
 from helpers.data.canvas import on_wider_canvas
 
 __all__ = [
+    "all_box_scores",
     "box_scores",
     "boxes_around",
     "brightness_in_box",
@@ -20,6 +23,7 @@ __all__ = [
     "inside_boxes",
     "on_wider_canvas",
     "quarters",
+    "rank_correlation",
 ]
 
 
@@ -80,7 +84,28 @@ def box_scores(maps: Tensor, boxes: Tensor, threshold: float = 0.2) -> dict[str,
     }
 
 
+def all_box_scores(maps: Mapping[str, Tensor], boxes: Tensor, size: int) -> dict[str, Tensor]:
+    """What `box_scores` says of maps (B, h, w), by "method: score", and of a blob in the centre."""
+    large = {name: fit_to_image(m, size) for name, m in maps.items()}
+    large["blob in the centre"] = centre_blob(len(boxes), size)
+    return {
+        f"{name}: {score}": values
+        for name, m in large.items()
+        for score, values in box_scores(m, boxes).items()
+    }
+
+
 def quarters(maps: Tensor) -> Tensor:
     """Share (B, 4) of the brightness of maps (B, H, W), sides even, in each quarter: upper ones first."""
     four = maps.unflatten(2, (2, -1)).unflatten(1, (2, -1)).sum((2, 4)).flatten(1)
     return four / four.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's correlation of the positions of maps (B, H, W), the mean over B; for maps without ties."""
+
+    def ranks(maps: Tensor) -> Tensor:
+        places = maps.flatten(1).argsort(1).argsort(1).float()
+        return normalize(places - places.mean(1, keepdim=True))
+
+    return (ranks(one) * ranks(other)).sum(1).mean().item()

@@ -45,15 +45,15 @@ def rival_maps(
 def removal_scores(
     model: nn.Module, inputs: Tensor, maps: Mapping[str, Tensor], classes: Tensor
 ) -> dict[str, Tensor]:
-    """Method -> ROAD (B,) of its maps (B, H, W): by how much more the class's logit falls without the bright
-    pixels than without the dark ones, half and four fifths of them (Rong and co-authors, ICML 2022).
+    """ROAD (B,) of maps (B, H, W), by "method: removal": by how much more the class's logit falls without the
+    bright pixels than without the dark ones, half and four fifths of them (Rong and co-authors, ICML 2022).
 
     Slow: every image is filled in by itself. `inputs` (B, C, S, S) are what `model` takes.
     """
     goals = list(map(ClassifierOutputTarget, classes.tolist()))
     with torch.no_grad():
         return {
-            name: torch.from_numpy(
+            f"{name}: removal": torch.from_numpy(
                 ROADCombined([50, 80])(inputs, fit_to_image(m, inputs.shape[-1]).numpy(), goals, model)
             )
             for name, m in maps.items()
