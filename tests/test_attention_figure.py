@@ -1,78 +1,90 @@
-"""The pictures of chapter 4: what they draw, what they say, and what they refuse."""
+"""The pictures of chapter 4: what they draw and what they say."""
 
 from __future__ import annotations
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from helpers.figures.attention import OBLIVIOUS, convergence_figure, show_attention, watch_filter
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
-    ).eval()
-
+from helpers.figures.attention import (
+    HEAT,
+    cascade_figure,
+    maps_figure,
+    show_attention,
+    two_positions_figure,
+)
 
 IMAGES = torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(1))
+MAPS = torch.rand(2, 12, 16, generator=torch.Generator().manual_seed(2))
 
 
-def figure(model: nn.Sequential, **changes):
-    chosen = {"image": 1, "target": "b", "layer": "relu", "step": 4, "steps": 12} | changes
-    return convergence_figure(model, {"relu": model[1]}, IMAGES, ["a", "b", "c"], **chosen)
+def drawn(image, heatmap=None, box=None):
+    _, axes = plt.subplots()
+    show_attention(axes, image, heatmap, box=box)
+    plt.close()
+    return axes
 
 
-def test_the_search_goes_down_to_the_exact_answer(model):
-    filters, losses, best = watch_filter(model, model[1], IMAGES[0], 2, 300)
-    assert filters.shape == (301, 6, 8)
-    assert np.allclose(np.linalg.norm(filters.reshape(301, -1), axis=1), 1, atol=1e-5)
-    assert losses[-1] < losses[0]
-    assert best.solver == "exact"
-    assert float(best.loss[0]) <= losses.min() + 1e-5
-    assert losses[-1] - float(best.loss[0]) < 0.02 * (losses[0] - float(best.loss[0]))
+def test_an_image_alone_is_shown_as_it_is():
+    assert np.allclose(drawn(IMAGES[0]).images[0].get_array(), IMAGES[0].permute(1, 2, 0))
+    assert drawn(IMAGES[0, :1]).images[0].get_array().shape == (12, 16, 3)
 
 
-@pytest.mark.parametrize("target", ["a", OBLIVIOUS])
-def test_a_figure_says_what_it_shows(model, target):
-    drawn, alt = figure(model, target=target)
-    assert f"target {target}" in alt
-    assert "after 4 of 12 steps" in alt
-    assert len(drawn.axes) == 5  # four panels and a colour bar
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"target": "d"}, "target is 'd'; expected one of all it knows, a, b, c"),
-        ({"layer": "conv"}, "layer is 'conv'; expected one of relu"),
-        ({"image": 2}, "image is 2; expected 0 to 1"),
-        ({"step": 13}, "step is 13; expected 0 to 12"),
-    ],
-)
-def test_choices_that_do_not_exist_are_refused(model, changes, message):
-    with pytest.raises(ValueError, match=message):
-        figure(model, **changes)
-
-
-def shown(image, heatmap=None) -> np.ndarray:
-    drawing, axes = plt.subplots()
-    show_attention(axes, image, heatmap)
-    pixels = axes.images[0].get_array()
-    plt.close(drawing)
-    return np.asarray(pixels)
-
-
-def test_an_overlay_keeps_what_is_bright_and_dims_what_is_not():
-    image = IMAGES[0]
-    assert np.allclose(shown(image), image.permute(1, 2, 0))
+def test_a_map_covers_every_pixel_with_its_own_colour():
     heat = torch.zeros(12, 16)
     heat[:, 8:] = 1
-    pixels = shown(image, heat)
-    assert np.allclose(pixels[:, 8:, 2], image[2, :, 8:], atol=1e-6)
-    assert np.allclose(pixels[:, :8], 0.25 * image.mean(0)[:, :8, None], atol=1e-6)
-    assert shown(image[:1], heat).shape == (12, 16, 3)
+    pixels = np.asarray(drawn(IMAGES[0], heat).images[0].get_array())
+    low, high = (np.array(matplotlib.colormaps["inferno"](v)[:3]) for v in (0.0, 1.0))
+    image = IMAGES[0].permute(1, 2, 0).numpy()
+    assert np.allclose(pixels[:, :8], (1 - HEAT) * image[:, :8] + HEAT * low, atol=1e-6)
+    assert np.allclose(pixels[:, 8:], (1 - HEAT) * image[:, 8:] + HEAT * high, atol=1e-6)
+
+
+def test_a_box_is_drawn_where_it_lies():
+    (patch,) = drawn(IMAGES[0], box=torch.tensor([2.0, 3.0, 9.0, 7.0])).patches
+    assert (patch.get_xy(), patch.get_width(), patch.get_height()) == ((2, 3), 7, 4)
+
+
+def test_every_image_has_a_row_and_every_map_a_column():
+    columns = {"image": [None, None], "map": list(MAPS)}
+    figure, alt = maps_figure(list(IMAGES), columns, queries=list(IMAGES.flip(0)), finding="It looks here")
+    axes = np.array(figure.axes).reshape(2, 3)
+    assert np.allclose(axes[1, 0].images[0].get_array(), IMAGES[0].permute(1, 2, 0))
+    assert np.allclose(axes[1, 1].images[0].get_array(), IMAGES[1].permute(1, 2, 0))
+    assert not np.allclose(axes[1, 2].images[0].get_array(), IMAGES[1].permute(1, 2, 0))
+    assert [ax.get_title() for ax in axes[0]] == ["query", "image", "map"]
+    assert alt.startswith("It looks here. 2 images, a row for each")
+    with pytest.raises(IndexError):
+        maps_figure(list(IMAGES), {"map": list(MAPS[:1])})
+
+
+def test_titles_of_pictures_replace_the_headings():
+    titles = [["a", "b"], ["c", "d"]]
+    figure, alt = maps_figure(list(IMAGES), {"x": [None, None], "y": list(MAPS)}, titles=titles)
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c", "d"]
+    assert alt.endswith("a, b; c, d.")
+
+
+def test_the_circle_is_that_of_the_budget_and_the_loss_is_lowest_at_the_best():
+    shares = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    angles = torch.linspace(0, 2 * torch.pi, 3601)[:-1]
+    circle = 0.5 * torch.stack([angles.cos(), angles.sin()], 1)
+    best = circle[((circle - 1) @ shares.T).square().sum(1).argmin()]
+    figure, alt = two_positions_figure(shares, best, budget=0.5)
+    plane, along = figure.axes
+    radius = np.hypot(*plane.lines[0].get_data())
+    assert np.allclose(radius, 0.5)
+    curve, mark = along.lines
+    assert mark.get_ydata()[0] == pytest.approx(curve.get_ydata().min())
+    assert mark.get_xdata()[0] == pytest.approx(curve.get_xdata()[curve.get_ydata().argmin()], abs=1)
+    assert f"{best[0] ** 2 / 0.25:.0%} of the budget goes to position 1" in alt
+
+
+def test_maps_of_a_network_that_turns_random_have_a_line_for_each_method():
+    lines = {"L2-CAF": [1.0, 0.4, 0.0], "mean activation": [1.0, 1.0, 0.2]}
+    figure, alt = cascade_figure({"one": lines, "other": lines}, ["trained", "head", "block"])
+    for axes in figure.axes:
+        assert [line.get_ydata().tolist() for line in axes.lines] == list(map(list, lines.values()))
+    assert "one: L2-CAF 0.40 at once and 0.00 at the end, mean activation 1.00 at once" in alt

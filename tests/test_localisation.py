@@ -6,10 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from helpers.data import ImageSet, load_dataset
 from helpers.data.canvas import on_wider_canvas
-from helpers.localisation import brightness_in_box, centre_blob, fit_to_image, inside_boxes
+from helpers.localisation import (
+    all_box_scores,
+    box_scores,
+    boxes_around,
+    brightness_in_box,
+    centre_blob,
+    fit_to_image,
+    inside_boxes,
+    quarters,
+    rank_correlation,
+)
 
 SIDE = 8
 
@@ -125,3 +136,45 @@ def test_a_pixel_is_inside_if_its_centre_is(box: list[float]) -> None:
     x1, y1, x2, y2 = box
     expected = [[x1 <= x + 0.5 < x2 and y1 <= y + 0.5 < y2 for x in range(6)] for y in range(6)]
     assert inside_boxes(torch.tensor([box]), 6)[0].tolist() == expected
+
+
+def test_the_box_around_the_largest_piece_by_hand() -> None:
+    maps = torch.zeros(1, 6, 6)
+    maps[0, 0, 0] = 1.0  # the brightest, alone
+    maps[0, 3:5, 2:5] = 0.5
+    assert boxes_around(maps, 0.4).tolist() == [[2, 3, 5, 5]]
+    assert boxes_around(maps, 0.9).tolist() == [[0, 0, 1, 1]]
+
+
+def test_three_scores_by_hand() -> None:
+    maps = torch.zeros(2, 6, 6)
+    maps[0, 1:4, 1:4], maps[0, 2, 2] = 0.5, 1.0  # 3 x 3 pixels, which sum to 5
+    maps[1, 5, 5] = 1.0
+    found = box_scores(maps, torch.tensor([[1.0, 1.0, 3.0, 4.0], [0.0, 0.0, 3.0, 3.0]]))
+    assert torch.allclose(found["in the box"], torch.tensor([3.5 / 5, 0.0]))
+    assert found["pointing"].tolist() == [1.0, 0.0]
+    assert found["IoU > 0.5"].tolist() == [1.0, 0.0]  # 6 of 9 pixels
+
+
+def test_all_methods_and_a_blob_are_scored_at_the_size_of_the_image() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    corner = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    found = all_box_scores({"corner": corner}, boxes, 8)
+    assert {name.split(": ")[0] for name in found} == {"corner", "blob in the centre"}
+    assert found["corner: in the box"].item() > 0.6
+    assert found["blob in the centre: in the box"].item() == pytest.approx(0.25)
+
+
+def test_quarters_share_the_brightness() -> None:
+    maps = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([maps[:, y : y + 2, x : x + 3].sum((1, 2)) for y in (0, 2) for x in (0, 3)], 1)
+    assert torch.allclose(quarters(maps), expected / maps.sum((1, 2))[:, None])
+    assert quarters(torch.zeros(1, 2, 2)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    one, other = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    expected = [stats.spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(one, other, strict=True)]
+    assert rank_correlation(one, other) == pytest.approx(sum(expected) / 3, abs=1e-5)
+    assert rank_correlation(one, one.exp()) == pytest.approx(1, abs=1e-5)
+    assert rank_correlation(one, -one) == pytest.approx(-1, abs=1e-5)
