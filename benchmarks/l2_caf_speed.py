@@ -2,7 +2,8 @@
 
     python benchmarks/l2_caf_speed.py [--device cpu] [--json reproduce/results/l2_caf_speed_cpu.json]
 
-GoogLeNet and SqueezeNet 1.1 with random weights, 224 px. What is compared runs in turn, round after round,
+GoogLeNet and SqueezeNet 1.1, and in part (f) ten networks of torchvision and timm, with random weights,
+224 px. What is compared runs in turn, round after round,
 and a ratio is the median of the rounds' ratios, so that other work on the machine counts on both sides. On a
 CPU whose cores are shared, --threads 1 is the quieter choice.
 """
@@ -22,10 +23,18 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import googlenet, squeezenet1_1
 
+from helpers.backbones import load_backbone
 from helpers.l2_caf import L2CAF
 
 SIDE, BATCH, ALONE, STEPS = 224, 32, 4, 100
 TARGETS = {"class-oblivious": None, "class-specific": 3}
+NETWORKS = {
+    "resnet50": "layer4", "densenet121": "features.norm5", "mobilenet_v2": "features",
+    "efficientnet_b0": "features", "regnet_y_400mf": "trunk_output", "shufflenet_v2_x1_0": "conv5",
+    "timm/efficientnet_lite0": "bn2", "timm/resnet18": "layer4", "timm/regnety_002": "final_conv",
+    "timm/convnext_atto": "stages",
+}  # fmt: skip
+"""Each with its last map: of those with average pooling and a linear layer behind it, the exact solver's."""
 PACKAGE = {"Grad-CAM": GradCAM, "Grad-CAM++": GradCAMPlusPlus, "Score-CAM": ScoreCAM}
 
 
@@ -112,6 +121,31 @@ def small_network(image: Tensor, repeats: int, device: torch.device) -> list[Row
     return rows
 
 
+def ten_networks(repeats: int, device: torch.device) -> list[Row]:
+    """Part (f): the whole call on a batch, against a plain forward pass and against Grad-CAM."""
+    rows = []
+    for name, layer in NETWORKS.items():
+        model = load_backbone(name, weights=None).network.to(device)
+        images, caf = torch.randn(BATCH, 3, SIDE, SIDE).to(device), L2CAF(model, layer)
+        calls: Calls = {"plain": lambda m=model, x=images: forward(m, x)}
+        if caf.solver == "exact":
+            calls |= {n: lambda c=caf, t=t, x=images: c(x, t) for n, t in TARGETS.items()}
+        else:  # one map is enough to see what a search costs
+            one = images[:1]
+            calls = {"plain": lambda m=model, x=one: forward(m, x), "search": lambda c=caf, x=one: c(x, 3)}
+        calls["Grad-CAM"] = packaged("Grad-CAM", model, layer, images if caf.solver == "exact" else one)
+        times = in_turn(calls, max(2, repeats // 5), device, warm_up=1)
+        for kind in list(calls)[1:]:
+            exact = kind in TARGETS
+            what = f"(f) {name}, batch {BATCH if caf.solver == 'exact' else 1}, {kind}"
+            of_plain = ratio(times, kind, "plain")
+            more = {} if kind == "Grad-CAM" else {"of_grad_cam": ratio(times, kind, "Grad-CAM")}
+            if not exact and kind == "search":
+                more["why_not_exact"] = caf.why_not_exact
+            rows.append(row(what, "x plain forward", of_plain, "<= 1.2" if exact else "", **more))
+    return rows
+
+
 def main() -> None:
     arguments, device = started(arguments_of(__doc__, repeats=15))
     model = googlenet(weights=None, init_weights=False, aux_logits=False).eval().to(device)
@@ -119,13 +153,14 @@ def main() -> None:
     rows = exact_solver(model, images, arguments.repeats, device)
     rows += gradient_solver(model, images, arguments.repeats, device)
     rows += small_network(images[:1], arguments.repeats, device)
+    rows += ten_networks(arguments.repeats, device)
     print(table(rows))
     if arguments.json:
         head = {
             "what": "L2-CAF: medians of milliseconds, and of ratios between calls that ran in turn",
-            "networks": f"googlenet (inception5b), squeezenet1_1 (features.12), random weights, {SIDE} px",
+            "networks": f"googlenet (inception5b), squeezenet1_1 (features.12), {len(NETWORKS)} more in (f)",
         }
-        packages = ["torchvision", "grad-cam"]
+        packages = ["torchvision", "timm", "grad-cam"]
         write(arguments.json, head, packages, device, repeats=arguments.repeats, rows=rows)
 
 
