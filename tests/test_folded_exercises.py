@@ -34,6 +34,46 @@ FARTHER = """
 
 # (notebook, grade_id) -> mistake -> (code in place of the dots, what the check says)
 WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
+    ("04_l2_caf", "ex-centred"): {
+        "the paper's loss": (
+            "contrast = 2 * cams[asked] - cams.sum(0)\n    return contrast / contrast.norm()",
+            r"case 1: expected tensor.*Compare with the mean over the classes",
+        ),
+        "the CAM alone": (
+            "return cams[asked] / cams[asked].norm()",
+            r"case 1: expected tensor.*Compare with the mean over the classes",
+        ),
+        "the wrong sign": (
+            "contrast = cams.mean(0) - cams[asked]\n    return contrast / contrast.norm()",
+            r"case 1: expected tensor.*Compare with the mean over the classes",
+        ),
+        "not of length 1": (
+            "return cams[asked] - cams.mean(0)",
+            r"case 1: expected tensor.*divide by the length",
+        ),
+    },
+    ("04_l2_caf", "ex-forget"): {
+        "each its own": ("'a'", "Not 'a': look at the left columns"),
+        "the negative": ("'c'", "Not 'c': a sign would need"),
+    },
+    ("04_l2_caf", "ex-control"): {
+        "the other twin": ("'a'", "Not 'a': it sees the same pictures"),
+        "a random twin": ("'b'", "Not 'b': it has no reason"),
+    },
+    ("04_l2_caf", "ex-pairs"): {
+        "not divided": (
+            "return (head @ one).T @ (head @ other)",
+            r"case 1: expected tensor.*head @ one is \(D, P\)",
+        ),
+        "the other way round": (
+            "return (head @ other / other.shape[1]).T @ (head @ one / one.shape[1])",
+            r"case 1: expected shape \(4, 2\), you return \(2, 4\)",
+        ),
+        "the whole dot product": (
+            "return (head @ one).mean(1) @ (head @ other).mean(1)",
+            r"case 1: expected shape \(4, 2\), you return \(\)",
+        ),
+    },
     ("05_two_head", "ex-negative"): {
         "a hard negative": (
             "return torch.where(labels != labels[positive], distances, torch.inf).argmin().item()",
@@ -130,7 +170,11 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "the copied map": ("'c'", "Not 'c': it removes the un-averaged map"),
     },
 }
-RIGHT = {("05_two_head", "ex-leak"): "'b'"}
+RIGHT = {
+    ("04_l2_caf", "ex-forget"): "'b'",
+    ("04_l2_caf", "ex-control"): "'c'",
+    ("05_two_head", "ex-leak"): "'b'",
+}
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
 
@@ -139,9 +183,11 @@ def kept(sweep: str) -> SimpleNamespace:
     """In place of a kept run: the numbers above, the same in both of two seeds."""
     numbers = SHARES if sweep == "modes" else UNSEEN
     arms = [SimpleNamespace(name=name) for name in numbers]
-    return SimpleNamespace(
+    found = SimpleNamespace(
         arms=arms, values=lambda arm, metric: np.full(2, numbers[getattr(arm, "name", arm)])
     )
+    found.within = lambda arm, methods: found
+    return found
 
 
 @dataclass(frozen=True)
