@@ -104,7 +104,7 @@ def cascade_figure(
                         textcoords="axes fraction", color=colors[method])  # fmt: skip
         ax.set_xticks(range(len(steps)), steps)
         ax.set_title(network, fontsize=10, fontweight="normal")
-        ax.set(xlabel="random down to", ylim=(-0.3, 1.06))
+        ax.set(xlabel="random down to", ylim=(-0.55, 1.06))
     figure.axes[0].set_ylabel("rank correlation of maps")
     if finding:
         figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
