@@ -12,6 +12,7 @@ import seaborn as sns
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 PALETTE = {
     "blue": "#0072B2",
@@ -31,7 +32,7 @@ TEN_CLASSES = [
     *("#DDCC77", "#CC6677", "#882255", "#AA4499", "#1F2328"),
 ]
 """Nine hues of Paul Tol's muted scheme and an ink, for ten classes; label the classes as well."""
-_SCREEN_DPI, _FILE_DPI = 80, 112
+_SCREEN_DPI, _FILE_DPI, _LARGE = 80, 112, 150_000
 
 
 def use_style() -> None:
@@ -68,11 +69,25 @@ def use_style() -> None:
 
 
 def png_and_width(figure: Figure) -> tuple[bytes, int]:
-    """The figure as a sharp PNG, and the width in pixels at which to show it."""
+    """The figure as a sharp PNG, and the width in pixels at which to show it.
+
+    One that would take more than `_LARGE` bytes, because of photographs in it, has 256 colours and the
+    resolution of the screen: a notebook that holds a dozen of them stays small.
+    """
+    png = _png(figure, _FILE_DPI)
+    width = round(int.from_bytes(png[16:20], "big") * _SCREEN_DPI / _FILE_DPI)
+    if len(png) > _LARGE:
+        image = Image.open(io.BytesIO(_png(figure, _SCREEN_DPI))).convert("RGB")
+        buffer = io.BytesIO()
+        image.quantize(palette=image.quantize(256)).save(buffer, "png", optimize=True)  # dithered
+        png = buffer.getvalue()
+    return png, width
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_FILE_DPI, bbox_inches="tight", facecolor="white")
-    png = buffer.getvalue()
-    return png, round(int.from_bytes(png[16:20], "big") * _SCREEN_DPI / _FILE_DPI)
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
 
 
 def show(figure: Figure, alt: str) -> None:

@@ -99,13 +99,12 @@ def cascade_figure(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
     ):
         for method, values in lines.items():
-            ax.plot(range(len(steps)), values, "o-", color=colors[method])
-            ax.annotate(method, (0.05, values[0]), (0.4, 0.9 if method == "mean activation" else 0.1),
-                        textcoords="axes fraction", color=colors[method])  # fmt: skip
+            ax.plot(range(len(steps)), values, "o-", color=colors[method], label=method)
         ax.set_xticks(range(len(steps)), steps)
         ax.set_title(network, fontsize=10, fontweight="normal")
         ax.set(xlabel="random down to", ylim=(-0.55, 1.06))
     figure.axes[0].set_ylabel("rank correlation of maps")
+    figure.axes[0].legend(loc="lower left")
     if finding:
         figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
     told = "; ".join(
