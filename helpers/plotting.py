@@ -79,7 +79,8 @@ def png_and_width(figure: Figure) -> tuple[bytes, int]:
     if len(png) > _LARGE:
         image = Image.open(io.BytesIO(_png(figure, _SCREEN_DPI))).convert("RGB")
         buffer = io.BytesIO()
-        image.quantize(palette=image.quantize(256)).save(buffer, "png", optimize=True)  # dithered
+        colours = image.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        image.quantize(palette=colours).save(buffer, "png", optimize=True)  # dithered
         png = buffer.getvalue()
     return png, width
 

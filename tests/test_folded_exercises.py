@@ -36,20 +36,20 @@ FARTHER = """
 WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("04_l2_caf", "ex-centred"): {
         "the paper's loss": (
-            "contrast = 2 * cams[asked] - cams.sum(0)\n    return contrast / contrast.norm()",
-            r"case 1: expected tensor.*Compare with the mean over the classes",
+            "contrast = 2 * cams[asked] - cams.sum(0)\nreturn contrast / contrast.norm()",
+            r"(?s)case 1: expected tensor.*Compare with the mean over the classes",
         ),
         "the CAM alone": (
             "return cams[asked] / cams[asked].norm()",
-            r"case 1: expected tensor.*Compare with the mean over the classes",
+            r"(?s)case 1: expected tensor.*Compare with the mean over the classes",
         ),
         "the wrong sign": (
-            "contrast = cams.mean(0) - cams[asked]\n    return contrast / contrast.norm()",
-            r"case 1: expected tensor.*Compare with the mean over the classes",
+            "contrast = cams.mean(0) - cams[asked]\nreturn contrast / contrast.norm()",
+            r"(?s)case 1: expected tensor.*Compare with the mean over the classes",
         ),
         "not of length 1": (
             "return cams[asked] - cams.mean(0)",
-            r"case 1: expected tensor.*divide by the length",
+            r"(?s)case 1: expected tensor.*divide by the length",
         ),
     },
     ("04_l2_caf", "ex-forget"): {
@@ -63,7 +63,7 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("04_l2_caf", "ex-pairs"): {
         "not divided": (
             "return (head @ one).T @ (head @ other)",
-            r"case 1: expected tensor.*head @ one is \(D, P\)",
+            r"(?s)case 1: expected tensor.*head @ one is \(D, P\)",
         ),
         "the other way round": (
             "return (head @ other / other.shape[1]).T @ (head @ one / one.shape[1])",
@@ -207,7 +207,8 @@ class Exercise:
 
     def run(self, *cells: str) -> None:
         """Run cells, and before them just what they need of the earlier ones."""
-        names: dict[str, Any] = {"__name__": "__main__", "kept": kept, "runs": None, "plumed": None}
+        names: dict[str, Any] = {"__name__": "__main__", "kept": kept, "drawn": True}
+        names |= dict.fromkeys(("runs", "plumed"))
         source = "\n".join([*needed(self.earlier, "\n".join(cells), names), *cells])
         assert "experiments.sweep" not in source, (
             "give what the check reads of a sweep by hand, as `kept` does"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2xyz, xyz2lab
 from skimage.color.colorconv import xyz_from_rgb
 
@@ -108,3 +111,21 @@ def test_the_simulated_sight_keeps_greys_and_confuses_what_it_must():
 @pytest.mark.parametrize("colors", [[*plotting.PALETTE.values()], plotting.CYCLE, plotting.TEN_CLASSES])
 def test_colours_are_as_far_apart_as_those_of_okabe_and_ito_for_every_kind_of_sight(colors):
     assert closest(colors) >= closest(OKABE_ITO) > 10
+
+
+def test_a_figure_with_photographs_stays_small_and_keeps_its_width_and_white():
+    noise = np.random.default_rng(0).random((200, 300, 3))
+
+    def png_of(pixels: np.ndarray) -> tuple[Image.Image, int]:
+        figure = Figure(figsize=(6, 4))
+        figure.add_axes((0.1, 0.1, 0.8, 0.8)).imshow(pixels, interpolation="nearest")
+        png, width = plotting.png_and_width(figure)
+        return Image.open(io.BytesIO(png)), width
+
+    (photo, wide), (plain, same) = png_of(noise), png_of(np.ones((200, 300, 3)))
+    assert photo.mode == "P"
+    assert plain.mode != "P"
+    assert abs(wide - same) <= 1
+    assert photo.width == pytest.approx(wide, abs=1)
+    assert plain.width > 1.3 * same
+    assert photo.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
