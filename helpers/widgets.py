@@ -77,7 +77,7 @@ def explorer(callback: Callable[..., tuple[Figure, str]], **controls: widgets.Wi
 def slider(
     label: str, value: float, low: float, high: float, step: float | None = None, tooltip: str = ""
 ) -> widgets.Widget:
-    """A labelled slider that acts on release: integer without ``step``, floating-point with it."""
+    """A labelled slider that acts on release: an integer without ``step``, else it has the decimals of ``step``."""
     common = {
         "description": label,
         "value": value,
@@ -88,7 +88,10 @@ def slider(
         "layout": {"width": "440px"},
         "tooltip": tooltip or label,
     }
-    return widgets.IntSlider(**common) if step is None else widgets.FloatSlider(**common, step=step)
+    if step is None:
+        return widgets.IntSlider(**common)
+    decimals = len(str(step).partition(".")[2])
+    return widgets.FloatSlider(**common, step=step, readout_format=f".{decimals}f")
 
 
 def chooser(

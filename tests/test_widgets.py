@@ -237,3 +237,8 @@ def test_a_live_explorer_says_that_it_computes_and_ends_at_the_last_values(site:
         page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
         page.get_by_text(NEEDS_A_KERNEL, exact=True).wait_for()
         assert [s.is_visible() for s in page.locator(".widget-slider").all()] == [False, False]
+
+
+@pytest.mark.parametrize(("step", "decimals"), [(0.1, 1), (0.05, 2), (0.25, 2), (2.0, 1)])
+def test_a_slider_shows_the_decimals_of_its_step(step, decimals):
+    assert slider("x", 1.0, 0.0, 9.0, step).readout_format == f".{decimals}f"
