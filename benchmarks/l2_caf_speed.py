@@ -3,9 +3,9 @@
     python benchmarks/l2_caf_speed.py [--device cpu] [--json reproduce/results/l2_caf_speed_cpu.json]
 
 GoogLeNet and SqueezeNet 1.1, and in part (f) ten networks of torchvision and timm, with random weights,
-224 px. What is compared runs in turn, round after round,
-and a ratio is the median of the rounds' ratios, so that other work on the machine counts on both sides. On a
-CPU whose cores are shared, --threads 1 is the quieter choice.
+224 px. What is compared runs in turn, round after round, and a ratio is the median of the rounds' ratios, so
+that other work on the machine counts on both sides. On a CPU whose cores are shared, --threads 1 is the
+quieter choice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NETWORKS = {
     "timm/efficientnet_lite0": "bn2", "timm/resnet18": "layer4", "timm/regnety_002": "final_conv",
     "timm/convnext_atto": "stages",
 }  # fmt: skip
-"""Each with its last map: of those with average pooling and a linear layer behind it, the exact solver's."""
+"""Of part (f), each with its last map."""
 PACKAGE = {"Grad-CAM": GradCAM, "Grad-CAM++": GradCAMPlusPlus, "Score-CAM": ScoreCAM}
 
 
@@ -126,23 +126,22 @@ def ten_networks(repeats: int, device: torch.device) -> list[Row]:
     rows = []
     for name, layer in NETWORKS.items():
         model = load_backbone(name, weights=None).network.to(device)
-        images, caf = torch.randn(BATCH, 3, SIDE, SIDE).to(device), L2CAF(model, layer)
+        caf = L2CAF(model, layer)
+        exact = caf.solver == "exact"
+        count = BATCH if exact else 1  # one map is enough to see what a search costs
+        images = torch.randn(count, 3, SIDE, SIDE).to(device)
+        ours = TARGETS if exact else {"search": TARGETS["class-specific"]}
         calls: Calls = {"plain": lambda m=model, x=images: forward(m, x)}
-        if caf.solver == "exact":
-            calls |= {n: lambda c=caf, t=t, x=images: c(x, t) for n, t in TARGETS.items()}
-        else:  # one map is enough to see what a search costs
-            one = images[:1]
-            calls = {"plain": lambda m=model, x=one: forward(m, x), "search": lambda c=caf, x=one: c(x, 3)}
-        calls["Grad-CAM"] = packaged("Grad-CAM", model, layer, images if caf.solver == "exact" else one)
+        calls |= {n: lambda c=caf, t=t, x=images: c(x, t) for n, t in ours.items()}
+        calls["Grad-CAM"] = packaged("Grad-CAM", model, layer, images)
         times = in_turn(calls, max(2, repeats // 5), device, warm_up=1)
-        for kind in list(calls)[1:]:
-            exact = kind in TARGETS
-            what = f"(f) {name}, batch {BATCH if caf.solver == 'exact' else 1}, {kind}"
-            of_plain = ratio(times, kind, "plain")
-            more = {} if kind == "Grad-CAM" else {"of_grad_cam": ratio(times, kind, "Grad-CAM")}
-            if not exact and kind == "search":
-                more["why_not_exact"] = caf.why_not_exact
-            rows.append(row(what, "x plain forward", of_plain, "<= 1.2" if exact else "", **more))
+        limit, why = ("<= 1.2", {}) if exact else ("", {"why_not_exact": caf.why_not_exact})
+        for call in ours:
+            more = {"of_grad_cam": ratio(times, call, "Grad-CAM")} | why
+            what = f"(f) {name}, batch {count}, {call}"
+            rows.append(row(what, "x plain forward", ratio(times, call, "plain"), limit, **more))
+        grad_cam = ratio(times, "Grad-CAM", "plain")
+        rows.append(row(f"(f) {name}, batch {count}, Grad-CAM", "x plain forward", grad_cam))
     return rows
 
 

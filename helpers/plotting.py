@@ -91,6 +91,14 @@ def _png(figure: Figure, dpi: int) -> bytes:
     return buffer.getvalue()
 
 
+def titled(figure: Figure, finding: str, alt: str) -> tuple[Figure, str]:
+    """The figure with its finding as title, and the alt text that begins with it; neither without one."""
+    if not finding:
+        return figure, alt
+    figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
+    return figure, f"{finding}. {alt}"
+
+
 def show(figure: Figure, alt: str) -> None:
     """Display a figure with its alt text and close it. Raises ValueError for an empty alt text."""
     if not alt.strip():

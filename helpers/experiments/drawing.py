@@ -216,6 +216,4 @@ def _capital(text: str) -> str:
 
 
 def _finish(figure: Figure, title: str, alt: str) -> None:
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", size=12)
-    plotting.show(figure, f"{title}. {alt}" if title else alt)
+    plotting.show(*plotting.titled(figure, title, alt))

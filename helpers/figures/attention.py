@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from helpers.plotting import PALETTE
+from helpers.plotting import PALETTE, titled
 
 HEAT = 0.6
 """Share of the heat map in the picture."""
@@ -75,14 +75,9 @@ def maps_figure(
         for c, (ax, (heading, maps)) in enumerate(zip(line, columns.items(), strict=True)):
             title = titles[r][c] if titles else heading if r == 0 else ""
             show_attention(ax, images[r], maps[r], title, None if boxes is None else boxes[r])
-    if finding:
-        figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
     said = "; ".join(", ".join(line) for line in titles) if titles else ", ".join(columns)
     many = f"{rows} images, a row for each" if rows > 1 else "An image"
-    return (
-        figure,
-        f"{finding + '. ' if finding else ''}{many}, with maps from violet, low, to yellow, high: {said}.",
-    )
+    return titled(figure, finding, f"{many}, with maps from violet, low, to yellow, high: {said}.")
 
 
 def cascade_figure(
@@ -105,17 +100,12 @@ def cascade_figure(
         ax.set(xlabel="random down to", ylim=(-0.55, 1.06))
     figure.axes[0].set_ylabel("rank correlation of maps")
     figure.axes[0].legend(loc="lower left")
-    if finding:
-        figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
     told = "; ".join(
         f"{network}: "
         + ", ".join(f"{m} {v[1]:.2f} at once and {v[-1]:.2f} at the end" for m, v in lines.items())
         for network, lines in panels.items()
     )
-    return (
-        figure,
-        f"{finding + '. ' if finding else ''}Rank correlation with the trained network's maps. {told}.",
-    )
+    return titled(figure, finding, f"Rank correlation with the trained network's maps. {told}.")
 
 
 def two_positions_figure(shares: Tensor, found: Tensor, budget: float = 1.0) -> tuple[Figure, str]:

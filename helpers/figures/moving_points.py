@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from torch import Tensor
 
-from helpers.plotting import PALETTE
+from helpers.plotting import PALETTE, titled
 
 COLORS = (PALETTE["blue"], PALETTE["orange"], PALETTE["green"])
 BOXES = (
@@ -83,8 +83,7 @@ def moving_figure(
         row[0].set_ylabel(name, fontsize=11)
     for ax, moment in zip(axes[0], moments, strict=True):
         ax.set_title(f"step {moment}", fontsize=10, fontweight="normal", loc="center")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    return figure, (f"{title}. " if title else "") + _told(frames, labels, modes, moments)
+    return titled(figure, title, _told(frames, labels, modes, moments))
 
 
 def moment_figure(
