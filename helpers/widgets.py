@@ -77,7 +77,7 @@ def explorer(callback: Callable[..., tuple[Figure, str]], **controls: widgets.Wi
 def slider(
     label: str, value: float, low: float, high: float, step: float | None = None, tooltip: str = ""
 ) -> widgets.Widget:
-    """A labelled slider that acts on release: an integer without ``step``, else it has the decimals of ``step``."""
+    """A labelled slider that acts on release: an integer without ``step``, else with its decimals."""
     common = {
         "description": label,
         "value": value,
