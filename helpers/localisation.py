@@ -84,15 +84,19 @@ def box_scores(maps: Tensor, boxes: Tensor, threshold: float = 0.2) -> dict[str,
     }
 
 
-def all_box_scores(maps: Mapping[str, Tensor], boxes: Tensor, size: int) -> dict[str, Tensor]:
-    """What `box_scores` says of maps (B, h, w), by "method: score", and of a blob in the centre."""
+def all_box_scores(maps: Mapping[str, Tensor], boxes: Tensor, size: int, right: Tensor) -> dict[str, Tensor]:
+    """What `box_scores` says of maps (B, h, w), by "method: score", and of a blob in the centre.
+
+    "top-1 localisation" is there too: an overlap of more than half where the network is `right` (B,) as well.
+    """
     large = {name: fit_to_image(m, size) for name, m in maps.items()}
     large["blob in the centre"] = centre_blob(len(boxes), size)
-    return {
-        f"{name}: {score}": values
-        for name, m in large.items()
-        for score, values in box_scores(m, boxes).items()
-    }
+    found = {}
+    for name, m in large.items():
+        scores = box_scores(m, boxes)
+        scores["top-1 localisation"] = scores["IoU > 0.5"] * right
+        found |= {f"{name}: {score}": values for score, values in scores.items()}
+    return found
 
 
 def quarters(maps: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -48,9 +49,9 @@ def removal_scores(
     """ROAD (B,) of maps (B, H, W), by "method: removal": by how much more the class's logit falls without the
     bright pixels than without the dark ones, half and four fifths of them (Rong and co-authors, ICML 2022).
 
-    Slow: every image is filled in by itself. `inputs` (B, C, S, S) are what `model` takes.
+    Slow: every image is filled in by itself, on the CPU. `inputs` (B, C, S, S) are what `model` takes.
     """
-    goals = list(map(ClassifierOutputTarget, classes.tolist()))
+    goals, model = list(map(ClassifierOutputTarget, classes.tolist())), copy.deepcopy(model).cpu()
     with torch.no_grad():
         return {
             f"{name}: removal": torch.from_numpy(

@@ -49,12 +49,11 @@ def test_a_box_is_drawn_where_it_lies():
 
 def test_every_image_has_a_row_and_every_map_a_column():
     columns = {"image": [None, None], "map": list(MAPS)}
-    figure, alt = maps_figure(list(IMAGES), columns, queries=list(IMAGES.flip(0)), finding="It looks here")
-    axes = np.array(figure.axes).reshape(2, 3)
-    assert np.allclose(axes[1, 0].images[0].get_array(), IMAGES[0].permute(1, 2, 0))
-    assert np.allclose(axes[1, 1].images[0].get_array(), IMAGES[1].permute(1, 2, 0))
-    assert not np.allclose(axes[1, 2].images[0].get_array(), IMAGES[1].permute(1, 2, 0))
-    assert [ax.get_title() for ax in axes[0]] == ["query", "image", "map"]
+    figure, alt = maps_figure(list(IMAGES), columns, finding="It looks here")
+    axes = np.array(figure.axes).reshape(2, 2)
+    assert np.allclose(axes[1, 0].images[0].get_array(), IMAGES[1].permute(1, 2, 0))
+    assert not np.allclose(axes[1, 1].images[0].get_array(), IMAGES[1].permute(1, 2, 0))
+    assert [ax.get_title() for ax in axes[0]] == ["image", "map"]
     assert alt.startswith("It looks here. 2 images, a row for each")
     with pytest.raises(IndexError):
         maps_figure(list(IMAGES), {"map": list(MAPS[:1])})
@@ -70,16 +69,16 @@ def test_titles_of_pictures_replace_the_headings():
 def test_the_circle_is_that_of_the_budget_and_the_loss_is_lowest_at_the_best():
     shares = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     angles = torch.linspace(0, 2 * torch.pi, 3601)[:-1]
-    circle = 0.5 * torch.stack([angles.cos(), angles.sin()], 1)
+    circle = torch.stack([angles.cos(), angles.sin()], 1)
     best = circle[((circle - 1) @ shares.T).square().sum(1).argmin()]
-    figure, alt = two_positions_figure(shares, best, budget=0.5)
+    figure, alt = two_positions_figure(shares, best)
     plane, along = figure.axes
     radius = np.hypot(*plane.lines[0].get_data())
-    assert np.allclose(radius, 0.5)
+    assert np.allclose(radius, 1)
     curve, mark = along.lines
     assert mark.get_ydata()[0] == pytest.approx(curve.get_ydata().min())
     assert mark.get_xdata()[0] == pytest.approx(curve.get_xdata()[curve.get_ydata().argmin()], abs=1)
-    assert f"{best[0] ** 2 / 0.25:.0%} of the budget goes to position 1" in alt
+    assert f"{best[0] ** 2:.0%} of the budget goes to position 1" in alt
 
 
 def test_maps_of_a_network_that_turns_random_have_a_line_for_each_method():

@@ -615,7 +615,7 @@ def test_the_network_is_untouched(traced, context, mode):
 
 
 @pytest.mark.parametrize("traced", [True, False])
-@pytest.mark.parametrize("stage", ["layer", "trunk", "tail", "watch", "targets"])
+@pytest.mark.parametrize("stage", ["layer", "trunk", "tail", "targets"])
 def test_the_network_is_untouched_after_errors(traced, stage):
     model = pooled(4, 3)
     layer = model[0]
@@ -625,12 +625,9 @@ def test_the_network_is_untouched_after_errors(traced, stage):
         failing.register_forward_hook(lambda *_: 1 / 0)
     before = state(model)
 
-    def watch(step, filters, losses):
-        raise ZeroDivisionError
-
     def run():
         caf = L2CAF(model, "nowhere" if stage == "layer" else layer, "gradient")
-        caf(images(), 99 if stage == "targets" else 1, watch=watch if stage == "watch" else None)
+        caf(images(), 99 if stage == "targets" else 1)
 
     with pytest.raises((ZeroDivisionError, ValueError)):
         run()
@@ -1230,16 +1227,15 @@ def test_heatmaps(sign):
     assert only.heatmaps(sign="negative").abs().max() == 0
 
 
-def test_watch_sees_every_step():
+def test_the_search_takes_the_steps_it_may():
     model = curved_net()
-    seen = []
-    found = L2CAF(model, "trunk", max_iterations=7, tolerance=0)(
-        images(), watch=lambda step, f, loss: seen.append((step, f.flatten(1).norm(dim=1), loss))
-    )
-    assert [step for step, _, _ in seen] == list(range(8))
-    assert all(torch.allclose(norm, torch.ones(2)) for _, norm, _ in seen)
-    assert torch.equal(seen[-1][2], found.loss)
-    assert found.iterations.tolist() == [7, 7]
+    with torch.no_grad():
+        features = model.trunk(images())
+    for steps in (1, 7):
+        found = L2CAF(model, "trunk", max_iterations=steps, tolerance=0)(images())
+        assert found.iterations.tolist() == [steps, steps]
+        assert torch.allclose(found.filters.flatten(1).norm(dim=1), torch.ones(2))
+        assert len(features) == len(found.loss)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -157,12 +157,19 @@ def test_three_scores_by_hand() -> None:
 
 
 def test_all_methods_and_a_blob_are_scored_at_the_size_of_the_image() -> None:
-    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
-    corner = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    found = all_box_scores({"corner": corner}, boxes, 8)
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(2, 1)
+    corner = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).repeat(2, 1, 1)
+    found = all_box_scores({"corner": corner}, boxes, 8, torch.tensor([1.0, 0.0]))
     assert {name.split(": ")[0] for name in found} == {"corner", "blob in the centre"}
-    assert found["corner: in the box"].item() > 0.6
-    assert found["blob in the centre: in the box"].item() == pytest.approx(0.25)
+    assert found["corner: in the box"].min() > 0.6
+    assert torch.allclose(found["blob in the centre: in the box"], torch.tensor(0.25))
+    small = all_box_scores({"dot": torch.eye(8)[None, :4].repeat(2, 1, 1)}, boxes, 8, torch.ones(2))
+    assert torch.equal(small["dot: top-1 localisation"], small["dot: IoU > 0.5"])
+    tight = torch.zeros(2, 8, 8)
+    tight[:, :4, :4] = 1.0
+    found = all_box_scores({"tight": tight}, boxes, 8, torch.tensor([1.0, 0.0]))
+    assert found["tight: IoU > 0.5"].tolist() == [1.0, 1.0]
+    assert found["tight: top-1 localisation"].tolist() == [1.0, 0.0]  # found, but the second is named wrongly
 
 
 def test_quarters_share_the_brightness() -> None:

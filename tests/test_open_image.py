@@ -131,7 +131,7 @@ def test_every_mode_of_pillow_is_right_or_refused():
         "RGBA": (128, 128, 128, 255), "RGBa": (128, 128, 128, 255), "RGBX": (128, 128, 128, 9),
         "CMYK": (127, 127, 127, 0), "YCbCr": (128, 128, 128), "HSV": (0, 0, 128),
         "I;16": 32896, "I;16L": 32896, "I;16B": 32896, "I;16N": 32896,
-        "LAB": (137, 128, 128), "I": None, "F": None,
+        "LAB": (137, 128, 128), "I": None, "F": 128 / 255,
     }  # fmt: skip
     assert half.keys() == set(Image.MODES)
     for mode, value in half.items():
@@ -251,10 +251,27 @@ def test_a_folder_of_16_bit_photographs_is_a_ramp_not_white(tmp_path):
         assert np.abs(test[0][0].numpy() - expected).max() < 1e-6
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".pfm"])
+def test_floats_from_0_to_1_are_levels(tmp_path, suffix):
+    values = np.linspace(0, 1, 60, dtype=np.float32).reshape(6, 10)
+    Image.fromarray(values).save(tmp_path / f"ramp{suffix}")
+    shown = np.asarray(open_image(tmp_path / f"ramp{suffix}"))
+    assert np.abs(shown / 255 - values[..., None]).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("odd", [1.5, -0.1, float("nan"), 254.0])
+def test_floats_of_another_range_are_refused(tmp_path, odd):
+    values = np.full((4, 4), 0.5, dtype=np.float32)
+    values[1, 2] = odd
+    Image.fromarray(values).save(tmp_path / "odd.tif")
+    with pytest.raises(DatasetError, match=r"odd\.tif \(floats outside 0 to 1"):
+        open_image(tmp_path / "odd.tif")
+
+
 def test_a_float_in_a_folder_is_refused_by_name(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part / "a").mkdir(parents=True)
         for i in range(2):
-            Image.new("F", (8, 8), 0.5).save(tmp_path / part / "a" / f"{i}.tif")
-    with pytest.raises(DatasetError, match=r"4 of 4 images cannot be decoded: .*0\.tif \(floats, signed"):
+            Image.new("F", (8, 8), 37.5).save(tmp_path / part / "a" / f"{i}.tif")
+    with pytest.raises(DatasetError, match=r"4 of 4 images cannot be decoded: .*0\.tif \(floats outside"):
         load_dataset(f"folder:{tmp_path}", size=8)

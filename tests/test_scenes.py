@@ -10,8 +10,11 @@ from networks import seeded
 from skimage import data
 from torchvision.ops import box_iou
 
-from helpers.data import ImageSet
-from helpers.data.scenes import GROUNDS, mosaics, off_centre, on_grounds
+from helpers.data import ImageSet, SeenUnseen
+from helpers.data.canvas import on_wider_canvas
+from helpers.data.scenes import GROUNDS, all_off_centre, mosaics, off_centre, on_grounds
+
+LABELS = torch.arange(600) % 7
 
 
 def draw(*shape, seed=0):
@@ -28,9 +31,10 @@ def same(first, second):
 @pytest.mark.parametrize("side", [1, 7, 28])
 def test_cards_lie_where_their_boxes_say_and_nowhere_else(side):
     images = 2 + draw(30, 3, side, side)  # no ground is that light
-    cards = on_grounds(images, seed=3)
+    cards = on_grounds(images, LABELS[: len(images)], seed=3)
     assert cards.pictures.shape == (30, 3, 2 * side, 2 * side)
     assert cards.boxes.dtype == torch.float32
+    assert torch.equal(cards.labels, LABELS[:30])
     for image, picture, box in zip(images, cards.pictures, cards.boxes.long().tolist(), strict=True):
         x1, y1, x2, y2 = box
         assert (x2 - x1, y2 - y1) == (side, side)
@@ -41,7 +45,9 @@ def test_cards_lie_where_their_boxes_say_and_nowhere_else(side):
 
 
 def test_the_ground_is_a_photograph_in_one_tint():
-    cards = on_grounds(torch.full((6, 3, 256, 256), 9.0), seed=1)  # as large as the photographs allow
+    cards = on_grounds(
+        torch.full((6, 3, 256, 256), 9.0), LABELS[:6], seed=1
+    )  # as large as the photographs allow
     for picture, kind in zip(cards.pictures, cards.grounds, strict=True):
         photograph = torch.from_numpy(getattr(data, GROUNDS[kind])()).float() / 255
         for channel in picture:
@@ -49,26 +55,28 @@ def test_the_ground_is_a_photograph_in_one_tint():
             assert 0.8 <= tint.min() <= tint.max() <= 1.2
             assert tint.max() - tint.min() < 1e-5
     with pytest.raises(ValueError, match="cards are 257 px; expected at most 256"):
-        on_grounds(torch.zeros(1, 3, 257, 257), seed=0)
+        on_grounds(torch.zeros(1, 3, 257, 257), LABELS[:1], seed=0)
 
 
 def test_the_card_does_not_tell_its_ground():
     images, shuffled = draw(600, 3, 8, 8), draw(600, 3, 8, 8).flip(0)
-    cards, others = on_grounds(images, seed=5), on_grounds(shuffled, seed=5)
+    cards, others = on_grounds(images, LABELS[: len(images)], seed=5), on_grounds(shuffled, LABELS, seed=5)
     assert torch.equal(cards.grounds, others.grounds)
     assert torch.equal(cards.boxes, others.boxes)
     assert cards.grounds.bincount().min() > 160  # of 200 expected, 3.5 standard deviations
-    assert same(on_grounds(images, seed=5), cards)
-    again = on_grounds(images, seed=6)
+    assert same(on_grounds(images, LABELS[: len(images)], seed=5), cards)
+    again = on_grounds(images, LABELS[: len(images)], seed=6)
     assert not torch.equal(again.grounds, cards.grounds)
     assert not torch.equal(again.boxes, cards.boxes)
-    behind = torch.stack([on_grounds(torch.full((1, 3, 8, 8), 2.0), seed).pictures for seed in range(20)])
+    behind = torch.stack(
+        [on_grounds(torch.full((1, 3, 8, 8), 2.0), LABELS[:1], seed).pictures for seed in range(20)]
+    )
     assert len(behind.flatten(1).unique(dim=0)) == 20
 
 
 @pytest.mark.parametrize("side", [8, 28, 32])
 def test_cards_lie_near_a_corner(side):
-    boxes = on_grounds(torch.zeros(800, 3, side, side), seed=0).boxes
+    boxes = on_grounds(torch.zeros(800, 3, side, side), LABELS[:1].repeat(800), seed=0).boxes
     to_edges = torch.minimum(boxes[:, :2], 2 * side - boxes[:, 2:])  # the nearer edge, across and down
     assert (to_edges.min().item(), to_edges.max().item()) == (0, side * 3 // 8)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -87,6 +95,8 @@ def test_a_mosaic_has_four_images_of_four_classes():
     images, labels = draw(50, 2, 5, 5), torch.arange(50) % 7 - 1
     found = mosaics(images, labels, 40, seed=2)
     assert found.pictures.shape == (40, 2, 10, 10)
+    assert found.quarter.tolist() == [0, 1, 2, 3] * 10
+    assert found.asked.tolist() == [rows[i % 4] for i, rows in enumerate(found.tiles.tolist())]
     for picture, rows in zip(found.pictures, found.tiles.tolist(), strict=True):
         for place, row in enumerate(rows):
             y, x = 5 * (place // 2), 5 * (place % 2)
@@ -180,6 +190,20 @@ def test_rows_of_a_part_are_its_own():
     rows = [7, 2, 2, 11]
     crops = off_centre(part.subset(rows), 40, seed=0)
     assert torch.equal(crops[:][0], part[rows][0])
+
+
+def test_all_parts_that_are_looked_at_are_cut_and_the_rest_stays():
+    one, other, third, fourth = (photos(any_boxes(6, 40, 5, 20)) for _ in range(4))
+    parts = SeenUnseen(one, other, third, fourth, torch.arange(3), 9)
+    cut = all_off_centre(parts, 44, seed=2)
+    for name in ("train", "test", "unseen"):
+        part = getattr(cut, name)
+        expected = off_centre(on_wider_canvas(getattr(parts, name), 2), 44, 2)
+        assert part.image_shape == (3, 44, 44)
+        assert torch.equal(part[:][0], expected[:][0])
+        assert torch.equal(part.boxes, expected.boxes)
+    assert cut.val is other
+    assert cut.total == 9
 
 
 def test_what_cannot_be_cropped_is_refused():

@@ -2,7 +2,7 @@
 
 from helpers.claims.ledger import LEDGER, ClaimError, load_ledger
 from helpers.claims.measurement import MIME, Measurement
-from helpers.claims.recording import collect, record
+from helpers.claims.recording import collect, record, record_lead
 from helpers.claims.report import leads, ledger_table
 from helpers.claims.standing import measured, standings
 from helpers.claims.verdict import judge
@@ -22,5 +22,6 @@ __all__ = [
     "measured",
     "paired_interval",
     "record",
+    "record_lead",
     "standings",
 ]

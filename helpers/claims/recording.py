@@ -15,7 +15,9 @@ from IPython.display import display
 from helpers.claims.ledger import LEDGER, Claim, ClaimError, load_ledger
 from helpers.claims.measurement import MIME, Measurement, Result, read
 from helpers.claims.report import card
+from helpers.experiments.arms import Arm
 from helpers.experiments.comparison import Gate, Paired
+from helpers.experiments.results import Results
 from helpers.provenance import STAMP
 
 MIN_SEEDS = 2
@@ -71,6 +73,30 @@ def record(
     )
     _show(row, measurement)
     return measurement
+
+
+def record_lead(
+    claim_id: str,
+    found: Results,
+    metric: str,
+    arm: Arm | str,
+    *others: Arm | str,
+    setting: str,
+    less: bool = False,
+    redrawn: bool = True,
+    gate: Gate | None = None,
+) -> Measurement:
+    """Record by how much an arm leads the first of the others on a metric; the rest are its controls.
+
+    Args:
+        less: small values are good.
+        redrawn: each seed draws its own test items.
+    """
+    pairs = [(other, arm) if less else (arm, other) for other in others]
+    leads = [found.paired(*pair, metric, redrawn=redrawn) for pair in pairs]
+    names = [other.name if isinstance(other, Arm) else other for other in others]
+    controls = dict(zip(names[1:], leads[1:], strict=True))
+    return record(claim_id, leads[0], setting=setting, controls=controls, gate=gate)
 
 
 def _check_call(row: Claim, effects, violation, setting: str, summaries, controls) -> None:

@@ -66,12 +66,12 @@ class PhotoFiles:
 def open_image(file: str | os.PathLike[str] | BinaryIO, mode: str = "RGB") -> Image.Image:
     """The picture in a file, the first if there are several, with 8 bits: `mode` "RGB" or "L" (BT.601 luma).
 
-    Values are scaled from the range of the file (1 to 16 bits, palettes, CMYK). Transparent pixels are laid
-    on white. EXIF rotation and colour profiles are ignored, as in torchvision.
+    Values are scaled from the range of the file (1 to 16 bits, palettes, CMYK; floats from 0 to 1).
+    Transparent pixels are laid on white. EXIF rotation and colour profiles are ignored, as in torchvision.
 
     Raises:
-        DatasetError: the file cannot be decoded to its end, or its values have no agreed range (floats,
-            signed or 32-bit integers); names it.
+        DatasetError: the file cannot be decoded to its end, or its values have no agreed range (other
+            floats, signed or 32-bit integers); names it.
     """
     try:
         with Image.open(file) as image:
@@ -85,8 +85,13 @@ def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
     """A picture that is open but not yet decoded, as `open_image` gives it; ValueError for unknown ranges."""
     tags = getattr(image, "tag_v2", {})
     wide = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, which Pillow keeps in 32
-    if image.mode == "F" or (image.mode == "I" and not wide) or 2 in tags.get(_SAMPLE_FORMAT, ()):
-        raise ValueError("floats, signed or 32-bit integers have no agreed range: save it with 8 or 16 bits")
+    if (image.mode == "I" and not wide) or 2 in tags.get(_SAMPLE_FORMAT, ()):
+        raise ValueError("signed or 32-bit integers have no agreed range: save it with 8 or 16 bits")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError("floats outside 0 to 1 have no agreed range: save it with 8 or 16 bits")
+        image = Image.fromarray(np.rint(255 * values).astype(np.uint8))
     key_colour = image.format == "PNG" and image.mode != "P" and "transparency" in image.info
     if key_colour and image.tile[0][3] != image.mode:  # Pillow compares it with pixels already scaled
         raise ValueError("one transparent colour of 2, 4 or 16 bits: save it with an alpha channel")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
+from helpers.data.canvas import on_wider_canvas
 from helpers.data.image_set import ImageSet
 from helpers.data.photographs import open_image
+from helpers.data.seen_unseen import SeenUnseen
 
 PHOTOGRAPHS = ("cat", "coffee", "motorcycle", "camera", "rocket")
 """Photographs that scikit-image brings along."""
@@ -23,6 +26,7 @@ class Cards(NamedTuple):
     """N pictures (N, 3, 2S, 2S) of a card that lies on a ground."""
 
     pictures: Tensor
+    labels: Tensor  # (N,) of what is on the cards
     grounds: Tensor  # (N,) places in GROUNDS
     boxes: Tensor  # (N, 4) of the cards: x1, y1, x2, y2 in pixels
 
@@ -32,10 +36,12 @@ class Mosaics(NamedTuple):
 
     pictures: Tensor
     tiles: Tensor  # (N, 4) rows of the images
+    quarter: Tensor  # (N,) one of the four places, each in turn
+    asked: Tensor  # (N,) row of the image that lies there
 
 
-def photograph(source: str | os.PathLike[str] | BinaryIO, side: int = 224) -> Tensor:
-    """The middle square of one of `PHOTOGRAPHS`, or of an image file, resized: (3, side, side) in [0, 1].
+def photograph(source: str | os.PathLike[str] | BinaryIO | bytes | memoryview, side: int = 224) -> Tensor:
+    """The middle square (3, side, side), in [0, 1], of one of `PHOTOGRAPHS`, an image file or its bytes.
 
     Raises DatasetError for a file that is missing, or no image with an agreed range of values.
     """
@@ -46,13 +52,14 @@ def photograph(source: str | os.PathLike[str] | BinaryIO, side: int = 224) -> Te
         found = getattr(data, name)()
         pixels = np.asarray(found[0] if isinstance(found, tuple) else found)
     else:
-        pixels = np.asarray(open_image(source))
+        bytes_ = isinstance(source, bytes | memoryview)
+        pixels = np.asarray(open_image(BytesIO(source) if bytes_ else source))
     image = torch.from_numpy(pixels.copy()).float() / 255
     image = image.movedim(-1, 0) if image.ndim == 3 else image.expand(3, -1, -1)
     return center_crop(resize(image, [side]), [side, side]).clamp(0, 1)
 
 
-def on_grounds(images: Tensor, seed: int) -> Cards:
+def on_grounds(images: Tensor, labels: Tensor, seed: int) -> Cards:
     """Images (N, 3, S, S) in [0, 1], each as a card on grass, gravel or brick, which the card does not tell.
 
     The card lies in one of the four corners or up to 3/8 of its side from there, so a quarter of the picture
@@ -75,7 +82,7 @@ def on_grounds(images: Tensor, seed: int) -> Cards:
     place = torch.where(torch.rand(count, 2, generator=generator) < 0.5, near, side - near)  # x, y
     across, down = (place[:, [axis]] + torch.arange(side) for axis in (0, 1))
     pictures[torch.arange(count)[:, None, None], :, down[:, :, None], across[:, None]] = images.movedim(1, -1)
-    return Cards(pictures, kinds, torch.cat([place, place + side], 1).float())
+    return Cards(pictures, labels, kinds, torch.cat([place, place + side], 1).float())
 
 
 def mosaics(images: Tensor, labels: Tensor, count: int, seed: int) -> Mosaics:
@@ -91,7 +98,8 @@ def mosaics(images: Tensor, labels: Tensor, count: int, seed: int) -> Mosaics:
     own = (labels == classes[four][..., None]).float()  # (count, 4, N)
     tiles = (own * (0.01 + torch.rand(own.shape, generator=generator))).argmax(-1)
     upper, lower = (torch.cat(images[tiles[:, pair]].unbind(1), -1) for pair in ([0, 1], [2, 3]))
-    return Mosaics(torch.cat([upper, lower], -2), tiles)
+    quarter = torch.arange(count) % 4
+    return Mosaics(torch.cat([upper, lower], -2), tiles, quarter, tiles[torch.arange(count), quarter])
 
 
 def off_centre(part: ImageSet, size: int, seed: int) -> ImageSet:
@@ -117,6 +125,15 @@ def off_centre(part: ImageSet, size: int, seed: int) -> ImageSet:
     crops = images[rows, :, down[:, :, None], across[:, None]].movedim(-1, 1)
     boxes = (part.boxes - place.repeat(1, 2)).clamp(0, size)
     return ImageSet(part.name, (255 * crops).round().byte(), labels, part.class_names, boxes=boxes)
+
+
+def all_off_centre(parts: SeenUnseen, size: int, seed: int) -> SeenUnseen:
+    """Training, test and unseen images, each on a wider canvas that is cut by `off_centre`."""
+    train, test, unseen = (
+        off_centre(on_wider_canvas(part, seed), size, seed)
+        for part in (parts.train, parts.test, parts.unseen)
+    )
+    return parts._replace(train=train, test=test, unseen=unseen)
 
 
 @cache

@@ -51,7 +51,6 @@ def maps_figure(
     *,
     boxes: Sequence[Tensor] | None = None,
     titles: Sequence[Sequence[str]] | None = None,
-    queries: Sequence[Tensor] = (),
     finding: str = "",
     height: float = 1.6,
 ) -> tuple[Figure, str]:
@@ -59,19 +58,15 @@ def maps_figure(
 
     Args:
         columns: heading -> one map (H, W) in [0, 1] for each image.
-        queries: one image for each row, which stands before it.
         boxes: one for each image, drawn in every column.
         titles: for each image the words above each of its pictures, in place of the headings.
         finding: title of the figure.
     """
     rows, width = len(images), max(image.shape[-1] / image.shape[-2] for image in images)
-    count = len(columns) + bool(queries)
+    count = len(columns)
     size = (min(height * width * count, 13), height * rows * (1.18 if titles else 1.04) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     for r, line in enumerate(figure.subplots(rows, count, squeeze=False)):
-        if queries:
-            show_attention(line[0], queries[r], title="query" if r == 0 else "")
-            line = line[1:]
         for c, (ax, (heading, maps)) in enumerate(zip(line, columns.items(), strict=True)):
             title = titles[r][c] if titles else heading if r == 0 else ""
             show_attention(ax, images[r], maps[r], title, None if boxes is None else boxes[r])
@@ -108,12 +103,12 @@ def cascade_figure(
     return titled(figure, finding, f"Rank correlation with the trained network's maps. {told}.")
 
 
-def two_positions_figure(shares: Tensor, found: Tensor, budget: float = 1.0) -> tuple[Figure, str]:
-    """The loss |M (f - 1)|^2 over the two numbers of a filter, the circle of its budget, and where it rests.
+def two_positions_figure(shares: Tensor, found: Tensor) -> tuple[Figure, str]:
+    """The loss |M (f - 1)|^2 over the two numbers of a filter, the circle of length 1, and where it rests.
 
     Args:
         shares: M (K, 2), what each of two positions adds to each of K outputs.
-        found: the filter (2,) of length `budget` with the lowest loss.
+        found: the filter (2,) of length 1 with the lowest loss.
     """
     side = np.linspace(-0.35, 1.75, 220)
     grid = np.stack(np.meshgrid(side, side), -1)  # (220, 220, 2)
@@ -122,8 +117,8 @@ def two_positions_figure(shares: Tensor, found: Tensor, budget: float = 1.0) -> 
     plane, along = figure.subplots(1, 2, width_ratios=(1, 1.25))
     plane.contour(side, side, loss, levels=12, colors=PALETTE["grey"], linewidths=0.7)
     turn = np.linspace(0, 2 * np.pi, 361)
-    circle = budget * np.stack([np.cos(turn), np.sin(turn)], -1)
-    plane.plot(*circle.T, color=PALETTE["blue"], label=f"all filters of length {budget:g}")
+    circle = np.stack([np.cos(turn), np.sin(turn)], -1)
+    plane.plot(*circle.T, color=PALETTE["blue"], label="all filters of length 1")
     plane.plot(1, 1, "o", color=PALETTE["ink"], label="f = (1, 1): nothing filtered")
     plane.plot(*found.numpy(), "D", color=PALETTE["orange"], label="the best of them")
     plane.set(xlim=(side[0], side[-1]), ylim=(side[0], side[-1]), aspect="equal")
@@ -134,9 +129,9 @@ def two_positions_figure(shares: Tensor, found: Tensor, budget: float = 1.0) -> 
     angle = math.degrees(math.atan2(found[1], found[0]))
     along.plot(angle % 360, losses.min(), "D", color=PALETTE["orange"])
     along.set(xlabel="direction of the filter, degrees", ylabel="loss", xticks=range(0, 361, 90))
-    share = float(found[0] ** 2 / found.square().sum())
+    share = float(found[0] ** 2)
     return figure, (
         "Left: contours of the loss over a filter of two numbers, lowest at (1, 1), and the circle of length "
-        f"{budget:g}, which touches its lowest contour at ({found[0]:.2f}, {found[1]:.2f}). Right: the loss "
+        f"1, which touches its lowest contour at ({found[0]:.2f}, {found[1]:.2f}). Right: the loss "
         f"along the circle. {share:.0%} of the budget goes to position 1."
     )

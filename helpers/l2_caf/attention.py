@@ -9,7 +9,7 @@ or raises one class against the others (class-specific). The network is never ch
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,9 +36,6 @@ __all__ = ["L2CAF", "Attention"]
 
 CHECK_EVERY = 50
 """Iterations between looks at which images are done."""
-
-Watch = Callable[[int, Tensor, Tensor], None]
-"""Called with the iteration, the filters and the losses at every step of the gradient solver."""
 
 
 class L2CAF:
@@ -119,7 +116,7 @@ class L2CAF:
         with evaluating(running), untouched, eager, torch.inference_mode(False), cudnn:
             yield
 
-    def __call__(self, input_tensor: Tensor, targets: Any = None, *, watch: Watch | None = None) -> Attention:
+    def __call__(self, input_tensor: Tensor, targets: Any = None) -> Attention:
         """Attention for images (B, C, H, W); see the class for `targets`.
 
         Raises ValueError for images or features that are not finite, targets out of range or of the wrong
@@ -128,7 +125,7 @@ class L2CAF:
         """
         with self._undisturbed(self.model):
             features, rest = self._trunk(input_tensor)
-            return self._solve(features, rest, targets, tuple(input_tensor.shape[-2:]), watch)
+            return self._solve(features, rest, targets, tuple(input_tensor.shape[-2:]))
 
     def features(self, input_tensor: Tensor) -> Tensor:
         """Features of the target layer as (B, C, H, W), wherever its channels are, for `from_features`."""
@@ -141,7 +138,6 @@ class L2CAF:
         targets: Any = None,
         *,
         image_size: tuple[int, int] | None = None,
-        watch: Watch | None = None,
     ) -> Attention:
         """As a call on images, from what `features` gives; what comes before the target layer does not run.
 
@@ -155,7 +151,7 @@ class L2CAF:
         check_maps(features, self.parts.name)
         with self._undisturbed(self.parts.tail):
             size = image_size or tuple(features.shape[-2:])
-            return self._solve(features.detach().clone(), [], targets, size, watch)
+            return self._solve(features.detach().clone(), [], targets, size)
 
     @torch.no_grad()
     def _trunk(self, images: Tensor) -> tuple[Tensor, Rest]:
@@ -212,9 +208,7 @@ class L2CAF:
             )
         return outputs
 
-    def _solve(
-        self, features: Tensor, rest: Rest, targets: Any, size: tuple[int, int], watch: Watch | None
-    ) -> Attention:
+    def _solve(self, features: Tensor, rest: Rest, targets: Any, size: tuple[int, int]) -> Attention:
         with torch.no_grad():
             versions = [value._version for value in rest if isinstance(value, Tensor)]
             normal = self._tail(features.clone(), rest)
@@ -241,7 +235,7 @@ class L2CAF:
             if not may_leave:
                 raise ValueError("the batch cannot grow for several targets per image; ask for one at a time")
             features, *rest = (repeat(v, len(normal), wanted.per_row) for v in (features, *rest))
-        results = self._descend(features, rest, wanted, may_leave, watch)
+        results = self._descend(features, rest, wanted, may_leave)
         if wanted.several:
             results = [values.unflatten(0, (-1, wanted.per_row)) for values in results]
         return Attention(*results, "gradient", size)
@@ -285,9 +279,7 @@ class L2CAF:
         loss = wanted.losses(outputs, torch.arange(len(outputs), device=outputs.device)).reshape(f.shape[:2])
         return (maps, loss) if wanted.several else (maps[:, 0], loss[:, 0])
 
-    def _descend(
-        self, features: Tensor, rest: Rest, wanted: Targets, may_leave: bool, watch: Watch | None
-    ) -> list[Tensor]:
+    def _descend(self, features: Tensor, rest: Rest, wanted: Targets, may_leave: bool) -> list[Tensor]:
         """Filters, losses and iterations of all rows at once; rows at rest leave the batch where they can."""
         rows, device = wanted.count, features.device
         frames = len(features) // rows
@@ -311,8 +303,6 @@ class L2CAF:
             if gradient is None:
                 raise ValueError("the target layer has no influence, or no gradient, on what is asked for")
             losses = losses.detach()
-            if watch:
-                watch(step, f.detach(), losses)
             last = step == self.max_iterations
             if last or step % CHECK_EVERY == 0:
                 rests = open_rows[active] & (last | ((losses - before).abs() < self.tolerance))

@@ -24,7 +24,7 @@ def nearest_to_ones(matrix: Tensor) -> Tensor:
     """
     m = (matrix.cpu() if matrix.device.type == "mps" else matrix).double()  # Apple's GPUs have no float64
     n = m.shape[-1]
-    scale = m.flatten(1).abs().amax(1).clamp(min=torch.finfo(m.dtype).tiny)[:, None, None]
+    scale = m.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(m.dtype).tiny)
     m = m / scale
     if m.shape[1] < n:
         _, singular, rows = torch.linalg.svd(m, full_matrices=False)
