@@ -75,23 +75,26 @@ def open_image(file: str | os.PathLike[str] | BinaryIO, mode: str = "RGB") -> Im
     """
     try:
         with Image.open(file) as image:
-            return _eight_bit(image, mode)
+            return _eight_bit(_from_unit_range(image) if image.mode == "F" else image, mode)
     except (*BROKEN, Image.DecompressionBombError) as error:
         name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", file)
         raise DatasetError(f"no usable picture: {some([_fault(name, error)])}") from error
+
+
+def _from_unit_range(image: Image.Image) -> Image.Image:
+    """Floats from 0 to 1, the range of image arrays, as 8 bits; ValueError for others."""
+    values = np.asarray(image)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("floats outside 0 to 1 have no agreed range: save it with 8 or 16 bits")
+    return Image.fromarray(np.rint(255 * values).astype(np.uint8))
 
 
 def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
     """A picture that is open but not yet decoded, as `open_image` gives it; ValueError for unknown ranges."""
     tags = getattr(image, "tag_v2", {})
     wide = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits, which Pillow keeps in 32
-    if (image.mode == "I" and not wide) or 2 in tags.get(_SAMPLE_FORMAT, ()):
-        raise ValueError("signed or 32-bit integers have no agreed range: save it with 8 or 16 bits")
-    if image.mode == "F":
-        values = np.asarray(image)
-        if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError("floats outside 0 to 1 have no agreed range: save it with 8 or 16 bits")
-        image = Image.fromarray(np.rint(255 * values).astype(np.uint8))
+    if image.mode == "F" or (image.mode == "I" and not wide) or 2 in tags.get(_SAMPLE_FORMAT, ()):
+        raise ValueError("floats, signed or 32-bit integers have no agreed range: save it with 8 or 16 bits")
     key_colour = image.format == "PNG" and image.mode != "P" and "transparency" in image.info
     if key_colour and image.tile[0][3] != image.mode:  # Pillow compares it with pixels already scaled
         raise ValueError("one transparent colour of 2, 4 or 16 bits: save it with an alpha channel")
@@ -114,8 +117,9 @@ def open_photos(
 ) -> tuple[torch.Tensor | PhotoFiles, torch.Tensor]:
     """Decode every photo once, so that a damaged one is found now and not in the middle of training.
 
-    They are read as by `open_image`; the short side is resized to `size` (antialiased, bilinear) and the
-    centre square kept. The result is cached, and made again when the size or time of a file changes.
+    They are read as by `open_image`, but floats are refused; the short side is resized to `size`
+    (antialiased, bilinear) and the centre square kept. The result is cached, and made again when the size or
+    time of a file changes.
 
     Args:
         paths: N image files.
