@@ -17,8 +17,11 @@ import yaml
 from helpers.claims import ClaimError, Gate, load_ledger, record
 from helpers.claims import recording as claims
 from helpers.claims.measurement import Measurement
+from helpers.claims.recording import record_lead
 from helpers.claims.report import ledger_table, readme_block, results_markdown
+from helpers.experiments.arms import Arm
 from helpers.experiments.comparison import Paired
+from helpers.experiments.results import Results
 
 EFFECT = {
     "id": "svmax.recall",
@@ -193,6 +196,23 @@ def test_record_converts_and_prints(ledger: Path, capsys: pytest.CaptureFixture[
     assert made.effects is items
     assert made.controls == {"rival": items, "other": Paired([1.0, 2.0, 3.0])}
     assert made.gate == gate
+
+
+def test_a_lead_over_the_first_is_recorded_and_the_rest_are_controls(ledger: Path) -> None:
+    arms = [Arm("ours"), Arm("theirs"), Arm("rival")]
+    scores = {"ours": [0.9, 0.8], "theirs": [0.5, 0.6], "rival": [0.4, 0.1]}
+    runs = {
+        (arm, s, 0.1): {"recall": scores[arm.name][s], "loss": -scores[arm.name][s]}
+        for arm in arms
+        for s in (0, 1)
+    }
+    found = Results.of_runs("x", arms, runs, None)
+    made = record_lead("svmax.recall", found, "recall", arms[0], arms[1], "rival", setting="x", ledger=ledger)
+    assert made.effects.effects == pytest.approx([0.4, 0.2])
+    assert {n: c.effects for n, c in made.controls.items()} == {"rival": pytest.approx([0.5, 0.7])}
+    less = record_lead("svmax.recall", found, "loss", "ours", "theirs", setting="x", less=True, ledger=ledger)
+    assert less.effects.effects == pytest.approx([0.4, 0.2])
+    assert less.controls == {}
 
 
 @pytest.mark.parametrize(

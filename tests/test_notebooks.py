@@ -8,12 +8,13 @@ from typing import Any
 import nbformat
 import notebook_hygiene as hygiene
 import pytest
+from PIL import Image
 
 from helpers import provenance
 from helpers.chapters.parameters import ParameterError, parameters_of
 from helpers.chapters.run import run_chapter
 from helpers.claims import recording as claims
-from helpers.files import find_chapters
+from helpers.files import ChapterError, find_chapters
 
 # Small runs with another seed, by chapter: less than a minute each on one core.
 SMALL: dict[str, dict[str, Any]] = {
@@ -154,6 +155,18 @@ def test_a_small_run_on_photographs(stem: str, tmp_path: Path, ctg_data: Path) -
     dataset = f"folder:{ctg_data / 'grocery'}"
     measured = run_small(path, tmp_path / "photos.ipynb", dataset=dataset)
     assert any(dataset in m.setting for m in measured)
+
+
+@pytest.mark.parametrize("stem", ["01_introduction", "06_closing_the_gap"])
+def test_three_classes_are_too_few_before_anything_trains(stem: str, tmp_path: Path) -> None:
+    for part, count in (("train", 12), ("test", 6)):
+        for name in "abc":
+            (folder := tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (24, 24), (9 * i, 60, 99)).save(folder / f"{i}.png")
+    (path,) = (p for p in find_chapters() if p.stem == stem)
+    with pytest.raises(ChapterError, match=r"classes.*; expected (at least 4|two of each)"):
+        run_chapter(path, {"dataset": f"folder:{tmp_path / 'photos'}"}, out=tmp_path / "never.ipynb")
 
 
 @chapter

@@ -85,6 +85,7 @@ def record_lead(
     less: bool = False,
     redrawn: bool = True,
     gate: Gate | None = None,
+    ledger: str | Path = LEDGER,
 ) -> Measurement:
     """Record by how much an arm leads the first of the others on a metric; the rest are its controls.
 
@@ -96,7 +97,7 @@ def record_lead(
     leads = [found.paired(*pair, metric, redrawn=redrawn) for pair in pairs]
     names = [other.name if isinstance(other, Arm) else other for other in others]
     controls = dict(zip(names[1:], leads[1:], strict=True))
-    return record(claim_id, leads[0], setting=setting, controls=controls, gate=gate)
+    return record(claim_id, leads[0], setting=setting, controls=controls, gate=gate, ledger=ledger)
 
 
 def _check_call(row: Claim, effects, violation, setting: str, summaries, controls) -> None:
