@@ -34,6 +34,89 @@ FARTHER = """
 
 # (notebook, grade_id) -> mistake -> (code in place of the dots, what the check says)
 WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
+    ("02_knowledge_evolution", "ex-share"): {
+        "the square of the rate everywhere": (
+            "return rate**2",
+            r"case 1: expected 0\.27\d+, you say 0\.25\. All inputs of the first layer",
+        ),
+        "cuts the inputs of the first layer": (
+            """
+            kept = [*(math.ceil(rate * w) for w in widths[:-1]), widths[-1]]
+            stays = sum(a * b for a, b in zip(kept, kept[1:]))
+            return stays / sum(a * b for a, b in zip(widths, widths[1:]))
+            """,
+            r"case \d: expected [\d.]+, you say [\d.]+\. All inputs of the first layer",
+        ),
+        "cuts the classes": (
+            """
+            kept = [widths[0], *(math.ceil(rate * w) for w in widths[1:])]
+            stays = sum(a * b for a, b in zip(kept, kept[1:]))
+            return stays / sum(a * b for a, b in zip(widths, widths[1:]))
+            """,
+            r"case 1: expected [\d.]+, you say [\d.]+\. All inputs .* all classes stay",
+        ),
+        "rounds down": (
+            """
+            kept = [widths[0], *(int(rate * w) for w in widths[1:-1]), widths[-1]]
+            stays = sum(a * b for a, b in zip(kept, kept[1:]))
+            return stays / sum(a * b for a, b in zip(widths, widths[1:]))
+            """,
+            r"case 2: expected [\d.]+, you say [\d.]+\. .* round up",
+        ),
+    },
+    ("02_knowledge_evolution", "ex-concat"): {
+        "the first channels of the whole row": (
+            "return torch.arange(sum(widths)) < math.ceil(rate * sum(widths))",
+            r"(?s)case 1: expected tensor.*The first of each block",
+        ),
+        "rounds down": (
+            "return torch.cat([torch.arange(w) < int(rate * w) for w in widths])",
+            r"(?s)case 2: expected tensor.*The first of each block",
+        ),
+        "the last channels of each block": (
+            "return torch.cat([torch.arange(w) >= w - math.ceil(rate * w) for w in widths])",
+            r"(?s)case 1: expected tensor.*The first of each block",
+        ),
+        "positions instead of a mask": (
+            "return torch.cat([torch.arange(math.ceil(rate * w)) for w in widths])",
+            r"case 1: expected shape \(8,\), you return \(4,\)",
+        ),
+    },
+    ("02_knowledge_evolution", "ex-control"): {
+        "the long run": ("'a'", "Not 'a': it differs in the reset and in the schedule"),
+        "slim from scratch": ("'c'", "Not 'c': it says whether generations are needed"),
+    },
+    ("02_knowledge_evolution", "ex-met"): {
+        "the first time": (
+            """
+            near = [g for g, (d, s) in enumerate(zip(dense, slim), 1) if d - s <= margin]
+            return near[0] if near else 0
+            """,
+            r"case 3: expected 4, you say 2\. Once is not enough",
+        ),
+        "counts from 0": (
+            """
+            far = [g for g, (d, s) in enumerate(zip(dense, slim)) if d - s > margin]
+            return max(far, default=-1) + 1
+            """,
+            r"case 1: expected 3, you say 2\. Once is not enough",
+        ),
+        "better than dense counts as far": (
+            """
+            far = [g for g, (d, s) in enumerate(zip(dense, slim), 1) if abs(d - s) > margin]
+            last = max(far, default=0)
+            return last + 1 if last < len(dense) else 0
+            """,
+            r"case 2: expected 1, you say 0\. Once is not enough",
+        ),
+        "never is one more": (
+            """
+            far = [g for g, (d, s) in enumerate(zip(dense, slim), 1) if d - s > margin]
+            return max(far, default=0) + 1
+            """,
+            r"case 4: expected 0, you say 2\. Once is not enough",
+        ),
+    },
     ("04_l2_caf", "ex-centred"): {
         "the paper's loss": (
             "contrast = 2 * cams[asked] - cams.sum(0)\nreturn contrast / contrast.norm()",
@@ -171,17 +254,20 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     },
 }
 RIGHT = {
+    ("02_knowledge_evolution", "ex-control"): "'b'",
     ("04_l2_caf", "ex-forget"): "'b'",
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
+LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
+NUMBERS = {"modes": SHARES, "arms": UNSEEN, "images": LENGTHS}
 
 
 def kept(sweep: str) -> SimpleNamespace:
     """In place of a kept run: the numbers above, the same in both of two seeds."""
-    numbers = SHARES if sweep == "modes" else UNSEEN
+    numbers = NUMBERS.get(sweep, UNSEEN)
     arms = [SimpleNamespace(name=name) for name in numbers]
     found = SimpleNamespace(
         arms=arms, values=lambda arm, metric: np.full(2, numbers[getattr(arm, "name", arm)])
@@ -307,7 +393,8 @@ def test_what_is_no_answer_is_refused(key: tuple[str, str]) -> None:
     "key", [k for k in EXERCISES if "exercises.order" in EXERCISES[k].check], ids="-".join
 )
 def test_a_predicted_order_is_compared(key: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    numbers = SHARES if "modes" in EXERCISES[key].check else UNSEEN
+    used_here = (n for sweep, n in NUMBERS.items() if f'"{sweep}"' in EXERCISES[key].check)
+    numbers = next(used_here, UNSEEN)
     truth = sorted(numbers, key=numbers.get, reverse=True)
     swapped, turned = [truth[1], truth[0], *truth[2:]], truth[::-1]
     for answer, right in ((truth, len(truth)), (swapped, len(truth) - 2), (turned, len(truth) % 2)):

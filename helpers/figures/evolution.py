@@ -1,4 +1,4 @@
-"""Pictures of Knowledge Evolution: the idea, a generation with its slim network, accuracy over generations."""
+"""Pictures of Knowledge Evolution: the idea, a generation, accuracy over generations and shares kept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from helpers.data import ImageSet
 from helpers.experiments import Arm, Results
+from helpers.figures.pictures import heatmaps_figure
 from helpers.plotting import PALETTE, titled
 
 PUBLISHED = {
@@ -29,7 +30,7 @@ Generation = Mapping[str, Any]
 """What `generation_figure` draws of one generation:
 
     weights: (O, I) mean |w| of each kernel of a layer
-    kept: (filters, inputs) of that layer that stay
+    mask: bool (O, I), those of them that stay
     dense, slim: (K,) probability of the right class, for K test images
     accuracy: test accuracy of the dense and of the slim network
     line: losses on the way from the slim network to the dense one, evenly spaced
@@ -46,7 +47,9 @@ def idea_figure() -> tuple[Figure, str]:
     redrawn = torch.where(mask, first, second / math.sqrt(6))  # a reset draws smaller weights than the start
     titles = ("generation 1", "keep a quarter", "draw the rest")
     panels = grid[0].subgridspec(1, 3).subplots()
-    for ax, weights, title in zip(panels, (first, torch.where(mask, first, torch.nan), redrawn), titles):
+    for ax, weights, title in zip(
+        panels, (first, torch.where(mask, first, torch.nan), redrawn), titles, strict=True
+    ):
         _matrix(ax, weights, (6, 6), 2.5)
         ax.set_title(title, fontsize=11)
     panels[0].set(xlabel="input channels", ylabel="filters")
@@ -76,11 +79,12 @@ def generation_figure(
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
     layer, line, curve = top.subplots(1, 3, width_ratios=[1, 1.15, 1.15])
-    _matrix(layer, now["weights"], now["kept"], float(generations[0]["weights"].max()))
+    kept = tuple(int(now["mask"].any(axis).sum()) for axis in (1, 0))
+    _matrix(layer, now["weights"], kept, float(generations[0]["weights"].max()))
     layer.set(xlabel="input channels", ylabel="filters", title="A layer")
     shades = np.linspace(0.25, 1, len(generations))
     places = np.linspace(0, 1, len(now["line"]))
-    for shade, generation in zip(shades, past):
+    for shade, generation in zip(shades, past, strict=False):
         line.plot(places, generation["line"], color=to_rgba(DENSE, shade))
     ends = {"dense": (1.0, now["line"][-1], DENSE), "slim": (0.0, now["line"][0], SLIM)}
     for name, (place, loss, color) in ends.items():
@@ -133,7 +137,9 @@ def generations_figure(
     sources = [results] if kept is None else [kept, results]
     figure = Figure(figsize=(9.5, 3.5), layout="constrained")
     told = []
-    for ax, source in zip(figure.subplots(1, len(sources), sharey=True, squeeze=False)[0], sources):
+    for ax, source in zip(
+        figure.subplots(1, len(sources), sharey=True, squeeze=False)[0], sources, strict=True
+    ):
         for arm in arms:
             for which, style in (("dense", "-"), ("slim", "--")):
                 table = source.at_chosen(f"{which} by generation", curve=True)
@@ -160,9 +166,23 @@ def generations_figure(
     return titled(figure, finding, alt)
 
 
+def shares_figure(found: Results, arms: Mapping[float, Arm], finding: str) -> tuple[Figure, str]:
+    """Heat map of slim accuracy, mean over seeds: a row for each share kept, a column for each generation."""
+    curves = found.at_chosen("slim by generation", curve=True)
+    table = curves.pivot_table(index="arm", columns="step", values="value")
+    values = table.loc[[arm.name for arm in arms.values()]]
+    figure, alt = heatmaps_figure(
+        {"slim accuracy": values.to_numpy()},
+        list(arms),
+        values.columns.astype(int),
+        ("share kept", "generation"),
+    )
+    return titled(figure, finding, alt)
+
+
 def _matrix(ax: Axes, weights: torch.Tensor, kept: tuple[int, int], highest: float) -> None:
     """Weights (O, I) as shades, the part that stays framed."""
-    ax.imshow(weights, cmap="Blues", vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
+    ax.imshow(weights, cmap="Blues", vmin=0, vmax=highest, interpolation="nearest")
     filters, inputs = kept
     corner = (-0.5, -0.5)
     ax.add_patch(Rectangle(corner, inputs, filters, fill=False, color=PALETTE["orange"], linewidth=3))

@@ -22,9 +22,9 @@ def promises(
 ) -> list[dict[str, float | str]]:
     """For each architecture, with random weights: its size, what stays, what is saved, and the identity.
 
-    Each row has the keys "network"; "dense (M)" and "slim (M)", parameters; "stays", the share of masked weights; "saved", of the
-    multiply-adds for an image of that side; "difference", the largest one between the slim network and the
-    dense one without its reset half, relative to the largest output.
+    Each row has the keys "network"; "dense (M)" and "slim (M)", parameters; "stays", the share of masked
+    weights; "saved", of the multiply-adds for an image of that side; "difference", the largest one between
+    the slim network and the dense one without its reset half, relative to the largest output.
     """
     rows = []
     for name, size in architectures.items():

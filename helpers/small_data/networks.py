@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,13 +62,13 @@ def make_network(
         return nn.Sequential(views, torchvision.models.resnet18(num_classes=outputs))
     widths, stride = ((16, 32, 64), 2) if size > 16 else ((16, 32), 1)
     stem = (nn.Conv2d(channels, widths[0], 3, stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
-    blocks = (Block(a, b, shortcut) for a, b in zip(widths, widths[1:], strict=False))
+    blocks = (Block(a, b, shortcut) for a, b in pairwise(widths))
     end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], outputs))
     return initialise(nn.Sequential(views, *stem, *blocks, *end))
 
 
 def initialise(model: nn.Module) -> nn.Module:
-    """Fresh weights in place: normal after Kaiming He in convolutions, as Knowledge Evolution's code starts."""
+    """Fresh weights in place; normal after Kaiming He in convolutions, as the released code starts."""
     for layer in model.modules():
         if hasattr(layer, "reset_parameters"):
             layer.reset_parameters()
