@@ -182,7 +182,7 @@ def shares_figure(found: Results, arms: Mapping[float, Arm], finding: str) -> tu
 
 def _matrix(ax: Axes, weights: torch.Tensor, kept: tuple[int, int], highest: float) -> None:
     """Weights (O, I) as shades, the part that stays framed."""
-    ax.imshow(weights, cmap="Blues", vmin=0, vmax=highest, interpolation="nearest")
+    ax.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=highest, interpolation="nearest")
     filters, inputs = kept
     corner = (-0.5, -0.5)
     ax.add_patch(Rectangle(corner, inputs, filters, fill=False, color=PALETTE["orange"], linewidth=3))
