@@ -76,7 +76,7 @@ def trained_trunk(
 
 
 def digits() -> tuple[TensorDataset, Tensor, Tensor]:
-    """Handwritten digits of 8 x 8 pixels: a set to train on, and images (N, 64) and labels of every fourth."""
+    """Handwritten digits, 8 x 8 pixels: a set to train on; every fourth as images (N, 64) and labels."""
     found = load_digits()
     images, labels = torch.tensor(found.data / 16).float(), torch.tensor(found.target)
     held = torch.arange(len(labels)) % 4 == 0

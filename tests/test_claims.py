@@ -171,7 +171,8 @@ def test_the_projects_ledger_names_what_counts_and_what_could_refute_it() -> Non
     assert [row.id for row in effects if row.refuting is None] == []
     assert [row.id for row in rows if not 0 < len(row.short) <= 42] == []
     assert len({row.short for row in rows}) == len(rows)
-    untrained = {"svmax-mitigates-collapse", "svmax-unsupervised"}
+    rings = {f"svmax-{name}" for name in ("unsupervised", "unrolled")}
+    untrained = {"svmax-mitigates-collapse", *rings, *(f"{row}-tenfold" for row in rings)}
     assert {row.id for row in effects if row.gate is None} == untrained
     assert [row.id for row in effects if row.plan is None] == []
 

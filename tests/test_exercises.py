@@ -95,68 +95,6 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
             return np.where(twice.any(1), (twice.argmax(1) + 1) / curves.shape[1], 1.0)
         """,
     },
-    ("03_svmax", "ex-bounds"): {
-        "divides by d everywhere, as the released code": """
-            r = min(b, d)
-            return math.sqrt(b) / d, math.sqrt(r * b) / d
-        """,
-        "max for min": """
-            r = max(b, d)
-            return math.sqrt(b) / r, math.sqrt(b / r)
-        """,
-        "no square root in the ceiling": """
-            r = min(b, d)
-            return math.sqrt(b) / r, b / r
-        """,
-        "no square root in the floor": """
-            r = min(b, d)
-            return b / r, math.sqrt(b / r)
-        """,
-    },
-    ("03_svmax", "ex-rank"): {
-        "squared singular values": """
-            s = torch.linalg.svdvals(embeddings).square()
-            return torch.special.entr(s / s.sum()).sum().exp().item()
-        """,
-        "entropy in bits": """
-            s = torch.linalg.svdvals(embeddings)
-            p = s / s.sum()
-            return -(p * p.clamp_min(1e-12).log2()).sum().exp().item()
-        """,
-        "shares not normalised": """
-            return torch.special.entr(torch.linalg.svdvals(embeddings)).sum().exp().item()
-        """,
-        "counts the values above 0": """
-            return float((torch.linalg.svdvals(embeddings) > 0).sum())
-        """,
-    },
-    ("03_svmax", "ex-frame"): {
-        "orthonormal columns, rows not of length 1": """
-            q = torch.linalg.qr(concentrated_rows(b, b, 0.0))[0][:, :d]
-            return q * math.sqrt(b / d)
-        """,
-        "random unit rows": """
-            return concentrated_rows(b, d, 0.0)
-        """,
-        "descent in the wrong direction": """
-            points = concentrated_rows(b, d, 1.0).requires_grad_()
-            optimizer = torch.optim.Adam([points], lr=0.05)
-            for _ in range(300):
-                optimizer.zero_grad()
-                (-svmax_loss(points)).backward()
-                optimizer.step()
-            return unit_rows(points.detach())
-        """,
-        "rows not of length 1 in the end": """
-            points = concentrated_rows(b, d, 1.0).requires_grad_()
-            optimizer = torch.optim.Adam([points], lr=0.05)
-            for _ in range(300):
-                optimizer.zero_grad()
-                svmax_loss(points).backward()
-                optimizer.step()
-            return points.detach()
-        """,
-    },
     ("06_closing_the_gap", "ex-budget"): {
         "one generation for the long run": """
             return {

@@ -117,6 +117,65 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             r"case 4: expected 0, you say 2\. Once is not enough",
         ),
     },
+    ("03_svmax", "ex-piles"): {
+        "the same spot": ("'a'", "Not 'a': all rows are equal"),
+        "opposite": ("'b'", "Not 'b': opposite rows lie on one line"),
+    },
+    ("03_svmax", "ex-bounds"): {
+        "divides by d everywhere, as the released code": (
+            "r = min(b, d)\nreturn b**0.5 / d, (r * b) ** 0.5 / d",
+            r"case 3, value 1: expected 0\.44\d+, you say 0\.05\d+\. The mean runs over",
+        ),
+        "max for min": (
+            "r = max(b, d)\nreturn b**0.5 / r, (b / r) ** 0.5",
+            r"case 1, value 1: expected 0\.09\d+, you say 0\.08\d+\. The mean runs over",
+        ),
+        "no square root in the ceiling": (
+            "r = min(b, d)\nreturn b**0.5 / r, b / r",
+            r"case 1, value 2: expected 1\.06\d+, you say 1\.125\. The mean runs over",
+        ),
+        "no square root in the floor": (
+            "r = min(b, d)\nreturn b / r, (b / r) ** 0.5",
+            r"case 1, value 1: expected 0\.09\d+, you say 1\.125\. The mean runs over",
+        ),
+    },
+    ("03_svmax", "ex-rank"): {
+        "squared singular values": (
+            "s = torch.linalg.svdvals(svmax.unit_rows(embeddings)).square()\n"
+            "return torch.special.entr(s / s.sum()).sum().exp().item()",
+            r"case 3: expected [\d.]+, you say [\d.]+\. Unit rows; shares of the values",
+        ),
+        "rows as they are": (
+            "s = torch.linalg.svdvals(embeddings)\nreturn torch.special.entr(s).sum().exp().item()",
+            r"case 1: expected 4, you say [\d.e-]+\. Unit rows; shares of the values",
+        ),
+        "counts the values above 0": (
+            "return float((torch.linalg.svdvals(embeddings) > 1e-9).sum())",
+            r"case 3: expected [\d.]+, you say 3\. Unit rows; shares of the values",
+        ),
+        "no number": (
+            "s = torch.linalg.svdvals(svmax.unit_rows(embeddings))\n"
+            "return torch.special.entr(s / s.sum()).sum().exp()",
+            r"case 1: expected the type float, you return Tensor; \.item\(\)",
+        ),
+    },
+    ("03_svmax", "ex-spread"): {
+        "all pairs": (
+            "rows = svmax.unit_rows(embeddings)\ndots = rows @ rows.T\n"
+            "return dots.mean().square() + F.relu(dots.square().mean() - 1 / rows.shape[1])",
+            r"case 1: expected [\d.e-]+, you say [\d.e-]+\. Unit rows; pairs of different classes",
+        ),
+        "rows as they are": (
+            "dots = (embeddings @ embeddings.T)[labels[:, None] != labels]\n"
+            "return dots.mean().square() + F.relu(dots.square().mean() - 1 / embeddings.shape[1])",
+            r"case 1: expected [\d.e-]+, you say [\d.e-]+\. Unit rows; pairs of different classes",
+        ),
+        "nothing subtracted": (
+            "rows = svmax.unit_rows(embeddings)\ndots = (rows @ rows.T)[labels[:, None] != labels]\n"
+            "return dots.mean().square() + dots.square().mean()",
+            r"case 1: expected [\d.e-]+, you say [\d.e-]+\. Unit rows; pairs of different classes",
+        ),
+    },
     ("04_l2_caf", "ex-centred"): {
         "the paper's loss": (
             "contrast = 2 * cams[asked] - cams.sum(0)\nreturn contrast / contrast.norm()",
@@ -255,14 +314,16 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
 }
 RIGHT = {
     ("02_knowledge_evolution", "ex-control"): "'b'",
+    ("03_svmax", "ex-piles"): "'c'",
     ("04_l2_caf", "ex-forget"): "'b'",
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
+ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
 LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
-NUMBERS = {"modes": SHARES, "arms": UNSEEN, "images": LENGTHS}
+NUMBERS = {"modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS}
 
 
 def kept(sweep: str) -> SimpleNamespace:

@@ -49,12 +49,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "03_svmax": {
         "seed": 1,
         "seeds": 3,
+        "species": 12,
+        "unseen": 8,
         "steps": 20,
+        "contest_steps": 10,
+        "pretraining": 20,
         "learning_rates": [0.01, 0.1],
-        "circle_seeds": 3,
-        "circle_steps": 50,
-        "gan_seeds": 3,
-        "gan_steps": 100,
+        "longer": True,
+        "gan_steps": 20,
         "device": "cpu",
     },
     "04_l2_caf": {

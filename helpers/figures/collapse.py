@@ -66,7 +66,7 @@ def pushes_figure(spectrum: Tensor, pushes: Mapping[str, Tensor], title: str = "
     figure = Figure(figsize=(9.5, 2.9), layout="constrained")
     axes, places = figure.subplots(1, 1 + len(pushes)), range(1, len(spectrum) + 1)
     for ax, (name, values) in zip(axes, {"in the batch": spectrum, **pushes}.items(), strict=True):
-        ax.bar(places, values, color=PALETTE[PUSHERS.get(name, "grey")], width=0.85)
+        ax.bar(places, np.asarray(values), color=PALETTE[PUSHERS.get(name, "grey")], width=0.85)
         ax.axhline(0, color=PALETTE["ink"], linewidth=0.8)
         ax.set_title(name, fontsize=11)
         ax.set(xlabel="direction, strongest first")
