@@ -57,6 +57,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rates": [0.01, 0.1],
         "longer": True,
         "gan_steps": 20,
+        "unrolled_steps": 20,
         "device": "cpu",
     },
     "04_l2_caf": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import open_retrieval
+from helpers import trunks
 from helpers.data import ImageSet
 
 DRAWN = ("birds", 3, 16, 12, 8)
@@ -19,27 +19,27 @@ def part(counts: list[int]) -> ImageSet:
 
 @pytest.mark.parametrize("size", [16, 24, 33])
 def test_images_of_any_size_become_features(size: int):
-    trunk = open_retrieval.four_layers()
-    assert trunk(torch.rand(2, 3, size, size)).shape == (2, open_retrieval.FEATURES)
+    trunk = trunks.four_layers()
+    assert trunk(torch.rand(2, 3, size, size)).shape == (2, trunks.FEATURES)
 
 
 @pytest.mark.parametrize("trained", [None, (*DRAWN, 5)])
 def test_a_seed_gives_one_network_whatever_ran_before(trained):
-    open_retrieval.trained_trunk.cache_clear()
-    first = open_retrieval.embedder(7, 1, trained).state_dict()
+    trunks.trained_trunk.cache_clear()
+    first = trunks.embedder(7, 1, trained).state_dict()
     torch.rand(10)
-    again = open_retrieval.embedder(7, 1, trained).state_dict()  # the trunk is kept in memory now
-    other = open_retrieval.embedder(7, 2, trained).state_dict()
+    again = trunks.embedder(7, 1, trained).state_dict()  # the trunk is kept in memory now
+    other = trunks.embedder(7, 2, trained).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert first["1.weight"].shape == (7, open_retrieval.FEATURES)
+    assert first["1.weight"].shape == (7, trunks.FEATURES)
     assert not torch.equal(first["1.weight"], other["1.weight"])
 
 
 def test_a_trained_trunk_tells_its_classes_better_than_a_random_one():
-    images, labels = open_retrieval.open_classes(*DRAWN[:2], size=16, species=12, unseen=8).train[:]
+    images, labels = trunks.open_classes(*DRAWN[:2], size=16, species=12, unseen=8).train[:]
     separation = []
     for trained in (None, (*DRAWN, 60)):
-        trunk = open_retrieval.embedder(4, 3, trained)[0].eval()
+        trunk = trunks.embedder(4, 3, trained)[0].eval()
         with torch.no_grad():
             rows = torch.nn.functional.normalize(trunk(images))
         cosine, same = rows @ rows.T, labels[:, None] == labels
@@ -52,11 +52,11 @@ def test_chance_is_the_share_of_mates():
     labels = part(counts).labels
     pairs = [(i, j) for i in range(7) for j in range(7) if i != j]
     expected = sum(bool(labels[i] == labels[j]) for i, j in pairs) / len(pairs)
-    assert open_retrieval.chance(part(counts)) == pytest.approx(expected)
+    assert trunks.chance(part(counts)) == pytest.approx(expected)
 
 
 def test_digits_to_train_on_and_to_look_at_are_apart():
-    train, images, labels = open_retrieval.digits()
+    train, images, labels = trunks.digits()
     assert len(train) + len(images) == 1797
     assert len(labels) == len(images)
     assert torch.equal(train.labels, train.tensors[1])
