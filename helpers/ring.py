@@ -42,3 +42,20 @@ def modes_covered(points: Tensor) -> Tensor:
     distance, nearest = torch.cdist(points, CENTRES).min(dim=2)
     hits = F.one_hot(nearest, 8) * (distance < 3 * STD).unsqueeze(2)
     return (hits.float().mean(1) >= LEAST).sum(1).float()
+
+
+def verdict(critic: list[Tensor], real: Tensor, fake: Tensor) -> Tensor:
+    """How badly R critics tell real from fake points (R, B, 2): the sum of their cross-entropies."""
+    logits = [forward(critic, points)[0] for points in (real, fake)]
+    return (F.softplus(-logits[0]) + F.softplus(logits[1])).mean((1, 2)).sum()
+
+
+def unrolled(critic: list[Tensor], real: Tensor, fake: Tensor, rate: float, steps: int) -> list[Tensor]:
+    """The critics' weights `steps` gradient steps ahead; gradients flow through the steps to the fake points.
+
+    Source: Metz and co-authors, Unrolled Generative Adversarial Networks, ICLR 2017; here plain gradient steps.
+    """
+    for _ in range(steps):
+        slopes = torch.autograd.grad(verdict(critic, real, fake), critic, create_graph=True)
+        critic = [weight - rate * slope for weight, slope in zip(critic, slopes, strict=True)]
+    return critic

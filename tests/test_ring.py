@@ -50,3 +50,28 @@ def test_a_mode_counts_from_one_per_cent_within_three_deviations():
     assert ring.modes_covered(at([198, 1, 1])).item() == 1
     away = torch.tensor([3.1 * ring.STD, 0.0])
     assert ring.modes_covered(at([50, 50]) + away).item() == 0
+
+
+def test_the_verdict_is_the_cross_entropy_of_every_critic():
+    torch.manual_seed(0)
+    critic, real, fake = ring.networks(3, (2, 5, 1)), ring.real_points(3, 8), torch.randn(3, 8, 2)
+    logits = torch.cat([ring.forward(critic, points)[0] for points in (real, fake)], 1)[..., 0]
+    truth = torch.tensor([1.0] * 8 + [0.0] * 8)
+    each = [2 * nn.functional.binary_cross_entropy_with_logits(row, truth) for row in logits]
+    assert torch.allclose(ring.verdict(critic, real, fake), torch.stack(each).sum())
+
+
+def test_unrolled_critics_are_those_that_plain_descent_gives():
+    torch.manual_seed(0)
+    critic, real, fake = ring.networks(2, (2, 4, 1)), ring.real_points(2, 6), torch.randn(2, 6, 2)
+    descended = [weight.detach().clone().requires_grad_() for weight in critic]
+    optimizer = torch.optim.SGD(descended, lr=0.3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        ring.verdict(descended, real, fake).backward()
+        optimizer.step()
+    ahead = ring.unrolled(critic, real, fake.requires_grad_(), 0.3, 3)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ahead, descended, strict=True))
+    (slope,) = torch.autograd.grad(sum(w.sum() for w in ahead), fake)
+    assert slope.abs().sum() > 0  # the fake points move the critics of tomorrow
+    assert ring.unrolled(critic, real, fake, 0.3, 0) is critic
