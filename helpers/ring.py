@@ -53,7 +53,8 @@ def verdict(critic: list[Tensor], real: Tensor, fake: Tensor) -> Tensor:
 def unrolled(critic: list[Tensor], real: Tensor, fake: Tensor, rate: float, steps: int) -> list[Tensor]:
     """The critics' weights `steps` gradient steps ahead; gradients flow through the steps to the fake points.
 
-    Source: Metz and co-authors, Unrolled Generative Adversarial Networks, ICLR 2017; here plain gradient steps.
+    Source: Metz and co-authors, Unrolled Generative Adversarial Networks, ICLR 2017. Here the steps are plain
+    gradient descent.
     """
     for _ in range(steps):
         slopes = torch.autograd.grad(verdict(critic, real, fake), critic, create_graph=True)
