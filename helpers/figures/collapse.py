@@ -122,7 +122,8 @@ def rates_figure(
     """
     figure = Figure(figsize=(min(3.0 * len(panels) + 2.8, 13.5), 3.4), layout="constrained")
     colors = {arm.name: PALETTE[arm.color] for arm in results.arms}
-    axes, told, legend = figure.subplots(1, len(panels), squeeze=False)[0], [], {}
+    one_metric = len({metric for metric, _ in panels.values()}) == 1
+    axes, told, legend = figure.subplots(1, len(panels), squeeze=False, sharey=one_metric)[0], [], {}
     for ax, (name, (metric, arms)) in zip(axes, panels.items(), strict=True):
         for source in filter(None, (results, kept)):
             main = source is (kept or results)
@@ -137,7 +138,7 @@ def rates_figure(
                 ax.axhline(value, color=PALETTE["ink"], linestyle=":", linewidth=1.5)
             told += [_said(name, means)] if main else []
         ax.set(xscale="log", xlabel="learning rate", title="" if name == metric else name)
-        if len({metric for metric, _ in panels.values()}) > 1 or ax is axes[0]:
+        if not one_metric or ax is axes[0]:
             ax.set_ylabel(metric)
     lines = [Line2D([], [], color=color, label=label) for label, color in legend.items()]
     lines += [Line2D([], [], color=PALETTE["ink"], linestyle=":", label=level)] if level else []
