@@ -149,6 +149,10 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "s = torch.linalg.svdvals(embeddings)\nreturn torch.special.entr(s).sum().exp().item()",
             r"case 1: expected 4, you say [\d.e-]+\. Unit rows; shares of the values",
         ),
+        "rows of any length": (
+            "s = torch.linalg.svdvals(embeddings)\nreturn torch.special.entr(s / s.sum()).sum().exp().item()",
+            r"case 4: expected [\d.]+, you say [\d.]+\. Unit rows; shares of the values",
+        ),
         "counts the values above 0": (
             "return float((torch.linalg.svdvals(embeddings) > 1e-9).sum())",
             r"case 3: expected [\d.]+, you say 3\. Unit rows; shares of the values",
@@ -169,6 +173,11 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "dots = (embeddings @ embeddings.T)[labels[:, None] != labels]\n"
             "return dots.mean().square() + F.relu(dots.square().mean() - 1 / embeddings.shape[1])",
             r"case 1: expected [\d.e-]+, you say [\d.e-]+\. Unit rows; pairs of different classes",
+        ),
+        "below 1/D counts too": (
+            "rows = svmax.unit_rows(embeddings)\ndots = (rows @ rows.T)[labels[:, None] != labels]\n"
+            "return dots.mean().square() + dots.square().mean() - 1 / rows.shape[1]",
+            r"case \d: expected [\d.e-]+, you say [\d.e-]+\. Unit rows; pairs of different classes",
         ),
         "nothing subtracted": (
             "rows = svmax.unit_rows(embeddings)\ndots = (rows @ rows.T)[labels[:, None] != labels]\n"

@@ -1230,12 +1230,14 @@ def test_heatmaps(sign):
 def test_the_search_takes_the_steps_it_may():
     model = curved_net()
     with torch.no_grad():
-        features = model.trunk(images())
+        normal, features = model(images()), model.trunk(images())
     for steps in (1, 7):
         found = L2CAF(model, "trunk", max_iterations=steps, tolerance=0)(images())
         assert found.iterations.tolist() == [steps, steps]
         assert torch.allclose(found.filters.flatten(1).norm(dim=1), torch.ones(2))
-        assert len(features) == len(found.loss)
+        with torch.no_grad():
+            filtered = F.normalize(model.fc((features * found.filters[:, None]).mean((2, 3)).tanh()))
+        assert torch.allclose(found.loss, (filtered - normal).square().mean(1), atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

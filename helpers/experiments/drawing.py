@@ -194,10 +194,14 @@ def _seeds(results: Results, metric: str, curve: bool = False) -> int:
     return results.at_chosen(metric, curve=curve)["seed"].nunique()
 
 
+def source_name(results: Results) -> str:
+    """What a figure calls the runs it draws: "this run", or "kept evidence (study)"."""
+    return OWN if results.source == OWN else f"kept evidence ({results.source})"
+
+
 def _source(results: Results, metric: str, curve: bool = False) -> str:
     seeds = _seeds(results, metric, curve)
-    name = OWN if results.source == OWN else f"kept evidence ({results.source})"
-    return f"{name}, {seeds} seed{'s' if seeds > 1 else ''}"
+    return f"{source_name(results)}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def _means(metric: str, sources: Sequence[Results]) -> str:

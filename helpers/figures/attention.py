@@ -63,10 +63,9 @@ def maps_figure(
         finding: title of the figure.
     """
     rows, width = len(images), max(image.shape[-1] / image.shape[-2] for image in images)
-    count = len(columns)
-    size = (min(height * width * count, 13), height * rows * (1.18 if titles else 1.04) + 0.5)
+    size = (min(height * width * len(columns), 13), height * rows * (1.18 if titles else 1.04) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    for r, line in enumerate(figure.subplots(rows, count, squeeze=False)):
+    for r, line in enumerate(figure.subplots(rows, len(columns), squeeze=False)):
         for c, (ax, (heading, maps)) in enumerate(zip(line, columns.items(), strict=True)):
             title = titles[r][c] if titles else heading if r == 0 else ""
             show_attention(ax, images[r], maps[r], title, None if boxes is None else boxes[r])

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from helpers.experiments import Results
+from helpers.experiments.drawing import source_name
 from helpers.figures.bounds import concentrated_rows
 from helpers.plotting import PALETTE, titled
 from helpers.ring import CENTRES
@@ -144,8 +145,8 @@ def rates_figure(
     lines += [Line2D([], [], color=PALETTE["ink"], linestyle=":", label=level)] if level else []
     for source in filter(None, (kept, results)):
         face = {"markerfacecolor": "white"} if source is results else {}
-        said = "this run" if source is results else f"kept evidence ({source.source})"
-        lines.append(Line2D([], [], marker="o", linestyle="none", color=PALETTE["ink"], label=said, **face))
+        mark = {"marker": "o", "linestyle": "none", "color": PALETTE["ink"], "label": source_name(source)}
+        lines.append(Line2D([], [], **mark, **face))
     figure.legend(handles=lines, loc="outside right center", fontsize=9.5)
     return titled(figure, title, " ".join(told))
 

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from helpers.data import ImageSet
 from helpers.experiments import Arm, Results
+from helpers.experiments.drawing import source_name
 from helpers.figures.pictures import heatmaps_figure
 from helpers.plotting import PALETTE, titled
 
@@ -153,8 +154,7 @@ def generations_figure(
                 )
                 told.append(f"{arm.name}, {which} {runs.iloc[-1].mean():.2f}")
         seeds = source.table["seed"].nunique()
-        name = "this run" if source is results else f"kept evidence ({source.source})"
-        ax.set(title=f"{name}, {seeds} seeds", xlabel="generation", xticks=runs.index)
+        ax.set(title=f"{source_name(source)}, {seeds} seeds", xlabel="generation", xticks=runs.index)
     figure.axes[0].set(ylabel="test accuracy", ylim=(0, 1))
     lines = [Line2D([], [], color=PALETTE[arm.color], label=arm.name) for arm in arms]
     lines += [
