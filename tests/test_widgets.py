@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from small_notebooks import KERNELSPEC
 
-from helpers.figures.bounds import bounds_figure
+from helpers.figures.spheres import drag_figure
 from helpers.figures.split import SPLIT_LAYERS, split_figure
 from helpers.widgets import NEEDS_A_KERNEL, chooser, explorer, slider
 
@@ -45,7 +45,7 @@ def test_explorer_redraws_and_reports_errors():
         seen.append(n)
         if n == 3:
             raise RuntimeError("no <three>")
-        return bounds_figure(4 + n, 4, 0.0)
+        return drag_figure(0.0, n / 10)
 
     box = explorer(callback, n=slider("n", 1, 0, 5))
     control, _, picture = box.children
@@ -53,7 +53,7 @@ def test_explorer_redraws_and_reports_errors():
     control.value = 2
     assert seen == [1, 2]
     assert picture.value != before
-    assert re.search(r'alt="For a batch of 6 unit rows', picture.value)
+    assert re.search(r'alt="[^"]*concentration 0, 20% turned', picture.value)
     with pytest.raises(RuntimeError):
         control.value = 3
     assert "no &lt;three&gt;" in picture.value
@@ -157,24 +157,24 @@ def test_where_only_text_can_be_shown_a_sentence_says_what_to_do() -> None:
 @pytest.mark.notebook
 def test_explorer_in_a_live_kernel():
     source = (
-        "from helpers.figures.bounds import bounds_figure\n"
+        "from helpers.figures.spheres import drag_figure\n"
         "from helpers.widgets import explorer, slider\n"
-        "box = explorer(bounds_figure, batch_size=slider('b', 8, 2, 64),\n"
-        "    embedding_dim=slider('d', 4, 1, 64), concentration=slider('c', 0.5, 0.0, 4.0, step=0.1))\n"
+        "box = explorer(drag_figure, concentration=slider('c', 0.5, 0.0, 4.0, step=0.1),\n"
+        "    turned=slider('turned', 0.0, 0.0, 1.0, step=0.1))\n"
         "box"
     )
     move = (
-        "pictures = []\nfor b in (16, 32):\n"
-        "    box.children[0].value = b\n    pictures.append(box.children[-1].value)"
+        "pictures = []\nfor share in (0.1, 0.5):\n"
+        "    box.children[1].value = share\n    pictures.append(box.children[-1].value)"
     )
-    check = "assert len(set(pictures)) == 2\nassert 'batch of 32 unit rows' in pictures[1]"
+    check = "assert len(set(pictures)) == 2\nassert '50% turned' in pictures[1]"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (source, move, check)])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     (output,) = notebook.cells[0].outputs
     assert WIDGET_VIEW in output.data
     assert output.data["text/plain"] == NEEDS_A_KERNEL
     states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
-    assert any("batch of 32 unit rows" in str(s["state"].get("value")) for s in states)
+    assert any("50% turned" in str(s["state"].get("value")) for s in states)
 
 
 @pytest.fixture(scope="module")

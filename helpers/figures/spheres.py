@@ -106,7 +106,7 @@ def _draw_spectrum(ax: Axes, rows: Tensor) -> float:
     """Bars of singular values, as shares of the length of the matrix; returns the spread."""
     s = torch.linalg.svdvals(rows.detach().double())
     spread = collapse_diagnostics(rows)["spread"]
-    ax.bar(range(1, len(s) + 1), s / s.norm(), color=PALETTE["blue"], width=0.6)
+    ax.bar(range(1, len(s) + 1), (s / s.norm()).cpu().numpy(), color=PALETTE["blue"], width=0.6)
     ax.set(xticks=range(1, len(s) + 1), ylim=(0, 1.05), xlabel=f"spread {spread:.2f}")
     ax.grid(axis="x", visible=False)
     return spread
