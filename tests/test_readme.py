@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+
+import pytest
+import yaml
 
 from helpers import PROJECT_ROOT
 from helpers.chapters.run import readme_with_claims
@@ -20,14 +24,24 @@ def test_what_it_says_of_the_claims_is_current() -> None:
     assert sum(name in told for name in short) >= 30
 
 
-def test_links_and_commands_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (PROJECT_ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_commands_and_files_exist(page: str) -> None:
+    text = (PROJECT_ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    files = re.findall(r"`((?:helpers|tests|reproduce|notebooks)/[\w/.]+)`", text)
+    assert len(links) > 3
+    assert [f for f in (*links, *files) if "NN" not in f and not (PROJECT_ROOT / f).exists()] == []
     makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE))
-    assert {"reproduce", "test", "lab"} <= targets
+    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    assert {"study", "audit", "test"} <= targets
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
+
+
+def test_the_citation_names_version_and_licence_of_the_package() -> None:
+    cited = yaml.safe_load((PROJECT_ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    package = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (package["version"], package["license"])
+    assert cited["references"][0]["authors"] == [{"family-names": "Taha", "given-names": "Ahmed"}]
 
 
 def test_an_altered_or_markerless_readme(tmp_path: Path) -> None:
