@@ -9,12 +9,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
-from torchvision.models import mobilenet_v2
 
 from helpers import PROJECT_ROOT
 
@@ -83,39 +80,3 @@ def test_l2_caf_speed(benchmark):
     figures = measured(report)
     assert {what[:3] for what in figures} == {"(a)", "(b)", "(c)", "(d)", "(e)", "(f)"}
     assert min(figures.values()) > 0
-
-
-def test_l2_caf_localisation(benchmark, tmp_path):
-    folder = tmp_path / "CUB_200_2011"
-    (folder / "images").mkdir(parents=True)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "weights").mkdir()
-    rng = np.random.default_rng(0)
-
-    def photo(path: Path) -> None:
-        Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
-
-    for i in range(3):
-        photo(folder / "images" / f"{i}.jpg")
-    for name in ("dog_butterfly", "dog_ball"):
-        photo(tmp_path / "photos" / f"{name}.jpg")
-    (folder / "images.txt").write_text("".join(f"{i} {i}.jpg\n" for i in range(3)))
-    (folder / "bounding_boxes.txt").write_text("".join(f"{i} 25 15 30 30\n" for i in range(3)))
-    torch.save(mobilenet_v2().state_dict(), tmp_path / "weights" / "mobilenet_v2_tfquant.pth")
-    page = tmp_path / "page.md"
-    module, report = benchmark(
-        "l2_caf_localisation", "--data", str(tmp_path), "--markdown", str(page), SIDE=64
-    )
-    blob = next(row for row in report["birds"] if row["method"] == "centre blob")
-    assert blob["pointing"] == 1  # every box holds the centre
-    assert 0 < blob["energy"] < 1
-    assert len(report["photos"]) == 4
-    assert all(row["method"].replace("|", r"\|") in page.read_text() for row in report["birds"])
-
-    heat = np.zeros((64, 64))
-    heat[10:20, 30:60], heat[50, 5] = 1, 0.9
-    assert module.box_of(heat, 0.5).tolist() == [30, 10, 60, 20]
-    assert module.overlap(np.array([0, 0, 4, 2.0]), np.array([2, 0, 6, 2.0])) == pytest.approx(1 / 3)
-    assert module.score(heat, np.array([30, 10, 60, 20.0])) | {"overlaps": None} == {
-        "pointing": True, "energy": pytest.approx(300 / 300.9), "overlaps": None,
-    }  # fmt: skip
