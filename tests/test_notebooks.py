@@ -98,6 +98,14 @@ SMALL: dict[str, dict[str, Any]] = {
         "scored": 8,
         "device": "cpu",
     },
+    "03_feature_augmentation": {
+        "seed": 1,
+        "seeds": 1,
+        "species": 8,
+        "unseen": 8,
+        "steps": 10,
+        "device": "cpu",
+    },
     "04_losses": {
         "seed": 1,
         "species": 8,
