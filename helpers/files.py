@@ -14,6 +14,9 @@ import yaml
 
 from helpers import PROJECT_ROOT
 
+READING_LIST = "reading_list"
+"""Folder in `notebooks/` of the notebooks that belong to no chapter of the thesis."""
+
 
 class ChapterError(RuntimeError):
     """A chapter that cannot be found or read, or whose run failed."""
@@ -22,19 +25,33 @@ class ChapterError(RuntimeError):
 def find_chapters(root: Path = PROJECT_ROOT) -> list[Path]:
     """`notebooks/NN_name.ipynb`, in order; ChapterError when there is none, OSError when one cannot look."""
     folder = Path(root) / "notebooks"
-    names = os.listdir(folder) if folder.exists() else []
-    found = sorted(folder / name for name in names if re.fullmatch(r"\d\d_[^.]*\.ipynb", name))
+    found = _numbered(folder)
     if not found:
         raise ChapterError(f"no chapter notebooks in {folder}; expected names like 03_svmax.ipynb")
     return found
 
 
+def find_reading_list(root: Path = PROJECT_ROOT) -> list[Path]:
+    """`notebooks/reading_list/NN_name.ipynb`, in order; there may be none."""
+    return _numbered(Path(root) / "notebooks" / READING_LIST)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    names = os.listdir(folder) if folder.exists() else []
+    return sorted(folder / name for name in names if re.fullmatch(r"\d\d_[^.]*\.ipynb", name))
+
+
 def find_chapter(name: str | Path, root: Path = PROJECT_ROOT) -> Path:
-    """A chapter by number ("3", "03"), by stem ("03_svmax") or by the path of a notebook."""
+    """A chapter by number ("3", "03"), by stem ("03_svmax") or by the path of a notebook.
+
+    Those of the reading list are named with their folder: "reading_list/04", "reading_list/04_losses".
+    """
     if Path(name).suffix == ".ipynb" and Path(name).is_file():
         return Path(name).resolve()
-    chapters = find_chapters(root)
-    wanted = str(name).zfill(2) if str(name).isdigit() else str(name)
+    listed = str(name).startswith(f"{READING_LIST}/")
+    chapters = find_reading_list(root) if listed else find_chapters(root)
+    wanted = str(name).removeprefix(f"{READING_LIST}/")
+    wanted = wanted.zfill(2) if wanted.isdigit() else wanted
     matches = [p for p in chapters if wanted in (p.stem, p.name, p.stem.split("_")[0])]
     if len(matches) != 1:
         there = ", ".join(p.stem for p in chapters)

@@ -28,6 +28,21 @@ def test_chapters_are_found_by_number_stem_and_path(tmp_path: Path) -> None:
         files.find_chapter("04", root)
 
 
+def test_the_reading_list_has_numbers_of_its_own(tmp_path: Path) -> None:
+    root = project(tmp_path, c03=notebook(), c04=notebook())
+    assert files.find_reading_list(root) == []
+    (folder := root / "notebooks" / "reading_list").mkdir()
+    for name in ("04_losses.ipynb", "03_features.ipynb", "notes.ipynb", "04_losses.1a2b.part.ipynb"):
+        (folder / name).write_text("{}")
+    assert [p.name for p in files.find_reading_list(root)] == ["03_features.ipynb", "04_losses.ipynb"]
+    assert [p.name for p in files.find_chapters(root)] == ["03_c.ipynb", "04_c.ipynb"]
+    for name in ("reading_list/4", "reading_list/04", "reading_list/04_losses"):
+        assert files.find_chapter(name, root) == folder / "04_losses.ipynb"
+    assert files.find_chapter("04", root) == root / "notebooks" / "04_c.ipynb"
+    with pytest.raises(ChapterError, match=r"'reading_list/05' names 0 .*: 03_features, 04_losses"):
+        files.find_chapter("reading_list/05", root)
+
+
 def test_a_folder_that_cannot_be_read_is_no_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

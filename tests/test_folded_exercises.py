@@ -320,6 +320,111 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "the pooled head": ("'a'", "Not 'a': if it does as well, the map is not needed"),
         "the copied map": ("'c'", "Not 'c': it removes the un-averaged map"),
     },
+    ("04_losses", "ex-active"): {
+        "the mean over all triplets": (
+            """
+            terms, triplets = triplet_terms(embeddings, labels)
+            return terms[triplets].mean()
+            """,
+            r"case 1: expected [\d.]+, you say [\d.]+\. Triplets, above zero",
+        ),
+        "what is no triplet counts": (
+            """
+            terms, triplets = triplet_terms(embeddings, labels)
+            return terms.sum() / (terms > 0).sum().clamp(min=1)
+            """,
+            r"case 1: expected [\d.]+, you say [\d.]+\. Triplets, above zero",
+        ),
+        "the mean of nothing": (
+            """
+            terms, triplets = triplet_terms(embeddings, labels)
+            return terms[triplets & (terms > 0)].mean()
+            """,
+            r"case 3: expected 0, you say nan\. .* where there is none, 0",
+        ),
+    },
+    ("04_losses", "ex-log"): {
+        "converged": ("'a'", "Not 'a': noisy labels leave a few triplets active"),
+        "too small": ("'c'", "Not 'c': distances that are merely bad scatter"),
+    },
+    ("04_losses", "ex-weights"): {
+        "forgets the 1": (
+            "return (beta * (similarities - base)).softmax(0)",
+            r"(?s)case 1: expected tensor.*over the sum of all of them and 1",
+        ),
+        "each negative alone": (
+            "return (beta * (similarities - base)).sigmoid()",
+            r"(?s)case 1: expected tensor.*over the sum of all of them and 1",
+        ),
+        "forgets the base": (
+            """
+            exponents = torch.cat([beta * similarities, similarities.new_zeros(1)])
+            return exponents.softmax(0)[:-1]
+            """,
+            r"(?s)case 1: expected tensor.*Each exponential",
+        ),
+        "the weight of the 1 as well": (
+            """
+            exponents = beta * (similarities - base)
+            return torch.cat([exponents, exponents.new_zeros(1)]).softmax(0)
+            """,
+            r"case 1: expected shape \(4,\), you return \(5,\)",
+        ),
+    },
+    ("03_feature_augmentation", "ex-order"): {
+        "divides at every factor": (
+            """
+            result = torch.ones(len(x), matrices.shape[2])
+            for matrix in matrices:
+                result = result * (x @ matrix) / matrices.shape[2] ** 0.5
+            return result
+            """,
+            r"(?s)case 2: expected tensor.*divided once by the root of F",
+        ),
+        "a power of one factor": (
+            "return (x @ matrices[0]) ** len(matrices) / matrices.shape[2] ** 0.5",
+            r"(?s)case 2: expected tensor.*k products in all",
+        ),
+        "no root": (
+            "return torch.stack([x @ w for w in matrices]).prod(0) / matrices.shape[2]",
+            r"(?s)case 1: expected tensor.*the root of F",
+        ),
+        "adds": (
+            "return torch.stack([x @ w for w in matrices]).sum(0) / matrices.shape[2] ** 0.5",
+            r"(?s)case 2: expected tensor.*k products in all",
+        ),
+    },
+    ("03_feature_augmentation", "ex-gem"): {
+        "forgets the root": (
+            """
+            if p == float("inf"):
+                return maps.amax((2, 3))
+            return maps.pow(p).mean((2, 3))
+            """,
+            r"(?s)case 2: expected tensor.*A mean of powers, then the root",
+        ),
+        "a sum": (
+            """
+            if p == float("inf"):
+                return maps.amax((2, 3))
+            return maps.pow(p).sum((2, 3)).pow(1 / p)
+            """,
+            r"(?s)case 1: expected tensor.*A mean of powers",
+        ),
+        "the limit by a power": (
+            "return maps.pow(p).mean((2, 3)).pow(1 / p)",
+            r"(?s)case 3: expected tensor.*A mean of powers",
+        ),
+        "over the channels": (
+            "return maps.amax(1) if p == float('inf') else maps.pow(p).mean(1).pow(1 / p)",
+            r"case 1: expected shape \(2, 3\), you return \(2, 4, 5\)",
+        ),
+    },
+    ("03_feature_augmentation", "ex-match"): {
+        "as released": ("return released(old, new, count)", r"(?s)case 2: expected tensor.*Rows are new"),
+        "not at all": ("return new", r"(?s)case 1: expected tensor.*Rows are new clusters"),
+        "cheats": ("return old * 0", r"(?s)case 1: expected tensor.*Rows are new clusters"),
+    },
 }
 RIGHT = {
     ("02_knowledge_evolution", "ex-control"): "'b'",
@@ -327,6 +432,7 @@ RIGHT = {
     ("04_l2_caf", "ex-forget"): "'b'",
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
+    ("04_losses", "ex-log"): "'b'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}

@@ -13,12 +13,14 @@ import nbformat
 import pytest
 from small_notebooks import KERNELSPEC
 
-from helpers.files import find_chapters
+from helpers import PROJECT_ROOT
+from helpers.files import find_chapters, find_reading_list
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(lab.CHROMIUM is None, reason="no Chromium: install it, or name it in CHROMIUM"),
 ]
+NOTEBOOKS = [*find_chapters(), *find_reading_list()]
 RUN_SECONDS = 600
 BROKEN = """\
 from matplotlib.figure import Figure
@@ -36,9 +38,10 @@ explorer(draw, n=slider("n", 1, 0, 5))"""
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     pytest.importorskip("playwright", reason="the package playwright is missing")
     root = tmp_path_factory.mktemp("project")
-    (root / "notebooks").mkdir()
-    for path in find_chapters():
-        shutil.copy(path, root / "notebooks")
+    for path in NOTEBOOKS:
+        there = root / path.relative_to(PROJECT_ROOT)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, there)
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC})
     nb.cells = [nbformat.v4.new_code_cell(source) for source in (BROKEN, "print(1 / 0)", "print('never')")]
     nbformat.write(nb, root / "notebooks" / "broken.ipynb")
@@ -55,10 +58,10 @@ def shots(tmp_path: Path) -> Path:
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("path", find_chapters(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_chapter_runs_and_its_explorer_answers(path: Path, site: dict[str, str], shots: Path) -> None:
     with lab.browser() as page:
-        lab.open_notebook(page, site, f"notebooks/{path.name}")
+        lab.open_notebook(page, site, path.relative_to(PROJECT_ROOT).as_posix())
         lab.run_all(page, RUN_SECONDS)
         assert lab.problems(page) == []
         handle, picture = lab.explorer(page)

@@ -1,0 +1,91 @@
+"""Pictures of the reading list: their alt text tells the numbers that they draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from helpers.figures import feature_augmentation, ranking_losses
+
+
+def heights(figure: Figure, panel: int = 0) -> list[float]:
+    return [bar.get_width() for bar in figure.axes[panel].patches]
+
+
+def test_arrows_point_where_a_loss_pulls_and_the_alt_text_counts_who_moves() -> None:
+    points = torch.eye(2).repeat(2, 1)[:3]
+    pulls = {"one": torch.tensor([[1.0, 0], [0, 0], [0, 0.5]]), "all": torch.ones(3, 2)}
+    figure, alt = ranking_losses.pulls_figure(points, torch.arange(3), pulls, "Found")
+    assert alt.startswith("Found. 3 points")
+    assert "one moves 2 of 3; all moves 3 of 3" in alt
+    arrows = [text for text in figure.axes[0].texts if text.arrow_patch]
+    assert len(arrows) == 2
+    assert arrows[0].xy == (1.0, 0.0) or arrows[0].xyann == (1.0, 0.0)  # starts at its point
+
+
+def test_diagnostics_are_in_margins_and_say_where_they_end() -> None:
+    path = pd.DataFrame({"loss": [0.4] * 30, "active triplets": [1.0] * 30})
+    paths = {("batch-all", 0.1): path / 2, ("batch-hard", 0.1): path, ("batch-hard", 1.0): path / 4}
+    figure, alt = ranking_losses.diagnostics_figure(paths, margin=0.4)
+    assert len(figure.axes) == 4  # two rates, two rows
+    assert "batch-all at 0.1: 50% active, loss 0.50 margins; batch-hard at 0.1: 100% active" in alt
+    assert "batch-hard at 1: 25% active, loss 0.25 margins" in alt
+
+
+def test_the_weight_s_alt_text_says_where_half_of_it_is_reached() -> None:
+    line = torch.linspace(-1, 1, 201)
+    curves = {"early": (line > 0.205).float(), "never": torch.zeros(201)}
+    _, alt = ranking_losses.weights_figure(line, curves, {"here": 0.2})
+    assert "early: half its weight at 0.21; never: half its weight at no similarity" in alt
+
+
+def test_spreading_tells_the_first_and_the_last_accuracy() -> None:
+    runs = np.array([[0.2, 0.4, 0.9], [0.4, 0.6, 0.7]])
+    _, alt = ranking_losses.spreading_figure(
+        {"dense": runs, "near": runs / 2}, {"dense": runs, "near": runs}, (1, 2, 30)
+    )
+    assert "dense: 0.30 after 1, 0.80 after 30; near: 0.15 after 1, 0.40 after 30" in alt
+
+
+def test_scores_are_bars_of_their_length() -> None:
+    figure, alt = ranking_losses.scores_figure({"a": 0.25, "b": 0.5}, chance=0.1)
+    assert heights(figure) == [0.25, 0.5]
+    assert alt == "a 0.25, b 0.50."
+    figure, alt = feature_augmentation.bars_figure({"S": 0.125, "M": 0.5}, "recall", "Found")
+    assert heights(figure) == [0.125, 0.5]
+    assert alt == "Found. recall: S 0.125, M 0.500."
+
+
+def test_rows_of_images_and_arms_of_seeds() -> None:
+    figure, alt = feature_augmentation.rows_figure(
+        {"up": torch.rand(4, 3, 8, 8), "down": torch.rand(4, 3, 8, 8)}
+    )
+    assert len(figure.axes) == 8
+    assert "4 images in each of the rows up, down" in alt
+    scores = {"whole": {"a": [0.1, 0.3], "b": [0.5]}, "covered": {"a": [0.0], "b": [0.2]}}
+    _, alt = feature_augmentation.arms_figure(scores, "recall")
+    assert "whole, a: 0.20; whole, b: 0.50; covered, a: 0.00; covered, b: 0.20" in alt
+
+
+def test_moments_say_how_far_the_kinds_lie_apart() -> None:
+    kind = torch.arange(40) % 2
+    noise = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    far = noise + 20 * kind[:, None]
+    _, alt = feature_augmentation.moments_figure(torch.rand(40, 4, 2), noise, far, kind)
+    gaps = [
+        float(word)
+        for word in alt.replace(",", " ").split()
+        if word.replace(".", "", 1).isdigit() and "." in word
+    ]
+    assert gaps[0] < 0.6
+    assert gaps[1] > 1.5
+
+
+def test_powers_and_matchings_tell_their_ends_and_means() -> None:
+    _, alt = feature_augmentation.powers_figure([1.0, 10.0], {"spot": [0.1, 0.9], "even": [0.2, 0.2]})
+    assert "p from 1 to 10: spot from 0.10 to 0.90; even from 0.20 to 0.20" in alt
+    kept = {"not matched": [0.0, 0.2], "released": [0.5, 0.1], "Hungarian": [1.0, 0.8]}
+    _, alt = feature_augmentation.kept_figure(kept, chance=0.125)
+    assert "not matched 0.10, released 0.30, Hungarian 0.90" in alt
