@@ -20,7 +20,8 @@ def interactions_figure(
 ) -> tuple[Figure, str]:
     """A panel for each pair of tools and metric: does a tool do the same without and with the other?
 
-    Means over the third tool and the seeds, with 95 % intervals over seeds.
+    Means over the third tool and the seeds; from four seeds on with 95 % intervals over seeds, once each
+    seed's own level is taken out.
     """
     pairs = list(combinations(range(3), 2))
     figure = Figure(figsize=(9.6, 2.9 * len(metrics)), layout="constrained")
@@ -32,12 +33,21 @@ def interactions_figure(
         for axes, (first, second) in zip(row, pairs, strict=True):
             (third,) = {0, 1, 2} - {first, second}
             table = values.mean(axis=third)  # (2, 2, seeds): first, second
+            level = table.mean((0, 1))
             for on, color, style in ((0, "grey", "--"), (1, "blue", "-")):
-                ends = [paired_interval(table[at, on].tolist()) for at in (0, 1)]
-                means = [e.mean for e in ends]
-                spread = [[e.mean - max(e.low, 0) for e in ends], [min(e.high, 1) - e.mean for e in ends]]
-                axes.errorbar((0, 1), means, spread, color=PALETTE[color], linestyle=style, marker="o",
-                              capsize=3, label=f"{'with' if on else 'without'} {TOOLS[second]}")  # fmt: skip
+                means = table[:, on].mean(-1)
+                spans = [paired_interval(apart.tolist()) for apart in table[:, on] - level]
+                reach = [span.high - span.mean for span in spans] if len(level) > 3 else None
+                axes.errorbar(
+                    (0, 1),
+                    means,
+                    reach,
+                    color=PALETTE[color],
+                    linestyle=style,
+                    marker="o",
+                    capsize=3,
+                    label=f"{'with' if on else 'without'} {TOOLS[second]}",
+                )
             slopes = (table[1] - table[0]).mean(-1)
             told.append(f"{metric}, {TOOLS[first]} by {TOOLS[second]}: {slopes[0]:+.3f} and {slopes[1]:+.3f}")
             axes.set_xticks((0, 1), [f"without {TOOLS[first]}", f"with {TOOLS[first]}"])
@@ -45,7 +55,8 @@ def interactions_figure(
             axes.legend(fontsize=9, loc="best")
         row[0].set_ylabel(metric)
     seeds = len(found.values(FAMILY[0], metrics[0]))
-    said = f"{source_name(found)}, {seeds} seeds; bars: 95 % intervals over seeds"
+    said = f"{source_name(found)}, {seeds} seeds"
+    said += "; bars: 95 % intervals, each seed's own level taken out" if seeds > 3 else ""
     figure.supxlabel(said, fontsize=9, x=0.02, ha="left")
     return titled(
         figure, finding, f"What the first tool does without and with the second: {'; '.join(told)}."

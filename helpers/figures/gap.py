@@ -49,8 +49,8 @@ STYLES = {
     "softmax, un-pooled": ("ink", "s"),
     "triplet": ("orange", "D"),
     "triplet, pooled": ("yellow", "D"),
-    "all, restarts": ("sky", "s"),
-    "slim from scratch": ("purple", "s"),
+    "all, restarts": ("purple", "s"),
+    "slim from scratch": ("sky", "s"),
     "SupCon": ("green", "^"),
     "proxies": ("orange", "^"),
     "VICReg": ("yellow", "^"),
@@ -81,8 +81,8 @@ def plane_figure(
         groups: keys of `GROUPS`; the arms of the others are faint dots.
     """
     sources = [found] if kept is None else [kept, found]
-    width = 3.9 * len(groups) + (0.6 if len(groups) == 1 else 0)
-    figure = Figure(figsize=(min(width, 11.5), 4.9), layout="constrained")
+    alone = len(groups) == 1
+    figure = Figure(figsize=(7.6, 4.3) if alone else (3.9 * len(groups), 4.9), layout="constrained")
     panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
     told = []
     for axes, group in zip(panels, groups, strict=True):
@@ -94,8 +94,9 @@ def plane_figure(
         axes.set_title(group, fontsize=11)
         axes.set_xlabel("accuracy, seen classes")
         marks = [_handle(name) for name in GROUPS[group] if any(name in s.chosen for s in sources)]
-        axes.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=9,
-                    handletextpad=0.2, columnspacing=0.9)  # fmt: skip
+        where = (1.02, 1.0) if alone else (0.5, -0.16)
+        corner = "upper left" if alone else "upper center"
+        axes.legend(handles=marks, loc=corner, bbox_to_anchor=where, ncols=1 if alone else 2, fontsize=9)
     panels[0].set_ylabel("recall@1, classes never seen")
     _source_legend(figure, sources)
     alt = f"Accuracy on seen classes and recall at 1 on classes never seen, means: {'; '.join(told)}."
