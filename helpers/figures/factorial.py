@@ -50,7 +50,8 @@ def interactions_figure(
                 )
             slopes = (table[1] - table[0]).mean(-1)
             told.append(f"{metric}, {TOOLS[first]} by {TOOLS[second]}: {slopes[0]:+.3f} and {slopes[1]:+.3f}")
-            axes.set_xticks((0, 1), [f"without {TOOLS[first]}", f"with {TOOLS[first]}"])
+            axes.set_xticks((0, 1), ["without", "with"])
+            axes.set_xlabel(TOOLS[first])
             axes.set_xlim(-0.3, 1.3)
             axes.legend(fontsize=9, loc="best")
         row[0].set_ylabel(metric)
@@ -100,6 +101,10 @@ def courses_figure(
     ]
     seeds = found.table["seed"].nunique()
     figure.legend(
-        handles=lines, loc="outside right center", fontsize=9, title=f"{source_name(found)},\n{seeds} seeds"
+        handles=lines,
+        loc="outside right center",
+        fontsize=9,
+        title_fontsize=9,
+        title=f"{source_name(found)},\n{seeds} seeds",
     )
     return titled(figure, finding, f"Means over seeds: {'; '.join(told)}.")
