@@ -326,10 +326,6 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "longer training": ("'a'", "Not 'a': both would still differ in the loss and in the map"),
         "as many weights": ("'b'", "Not 'b': weights are equal then"),
     },
-    ("06_closing_the_gap", "ex-panel"): {
-        "the distance of the lines": ("'a'", "Not 'a': KE is the vertical distance"),
-        "they add up": ("'c'", "Not 'c': if they added up"),
-    },
     ("06_closing_the_gap", "ex-factorial"): {
         "main effects instead of each alone": (
             f"""
@@ -391,7 +387,6 @@ RIGHT = {
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
     ("06_closing_the_gap", "ex-touch"): "'c'",
-    ("06_closing_the_gap", "ex-panel"): "'b'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}

@@ -32,7 +32,7 @@ def tools_figure() -> tuple[Figure, str]:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots()
     bird = load_dataset("birds", size=64, num_species=8, per_species=8, siblings=1).train[9][0]
-    axes.imshow(bird.permute(1, 2, 0), extent=(0, 2.2, -1.1, 1.1), zorder=2)
+    axes.imshow(bird.permute(1, 2, 0).numpy(), extent=(0, 2.2, -1.1, 1.1), zorder=2)
     for layer in LAYERS:
         _layer(axes, *layer)
     y, x = np.linspace(-1.1, 0.9, 7)[:, None] ** 2, np.linspace(-0.8, 1.2, 7) ** 2
