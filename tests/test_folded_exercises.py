@@ -31,6 +31,8 @@ FARTHER = """
     negative = labels != labels[positive]
     far = negative & (distances > distances[positive])
 """
+ALONE = "alone = torch.stack([values[1, 0, 0], values[0, 1, 0], values[0, 0, 1]]) - values[0, 0, 0]"
+LEFT_OUT = "left_out = values[1, 1, 1] - torch.stack([values[0, 1, 1], values[1, 0, 1], values[1, 1, 0]])"
 
 # (notebook, grade_id) -> mistake -> (code in place of the dots, what the check says)
 WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
@@ -425,6 +427,63 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "not at all": ("return new", r"(?s)case 1: expected tensor.*Rows are new clusters"),
         "cheats": ("return old * 0", r"(?s)case 1: expected tensor.*Rows are new clusters"),
     },
+    ("06_closing_the_gap", "ex-touch"): {
+        "longer training": ("'a'", "Not 'a': both would still differ in the loss and in the map"),
+        "as many weights": ("'b'", "Not 'b': weights are equal then"),
+    },
+    ("06_closing_the_gap", "ex-factorial"): {
+        "main effects instead of each alone": (
+            f"""
+            alone = torch.stack([torch.diff(values, dim=i).mean((0, 1, 2)) for i in range(3)])
+            {LEFT_OUT}
+            return alone, left_out, values[1, 1, 1] - values[0, 0, 0] - alone.sum(0)
+            """,
+            r"(?s)case 1, value 1: expected tensor.*Alone: against none",
+        ),
+        "the sign of left out": (
+            f"""
+            {ALONE}
+            {LEFT_OUT}
+            return alone, -left_out, values[1, 1, 1] - values[0, 0, 0] - alone.sum(0)
+            """,
+            r"(?s)case 1, value 2: expected tensor.*all minus all but one",
+        ),
+        "the surplus forgets what there was without tools": (
+            f"""
+            {ALONE}
+            {LEFT_OUT}
+            return alone, left_out, values[1, 1, 1] - alone.sum(0)
+            """,
+            r"(?s)case 1, value 3: expected tensor.*Alone: against none",
+        ),
+        "means over seeds": (
+            f"""
+            {ALONE}
+            {LEFT_OUT}
+            surplus = values[1, 1, 1] - values[0, 0, 0] - alone.sum(0)
+            return alone.mean(1), left_out.mean(1), surplus.mean()
+            """,
+            r"case 1, value 1: expected shape \(3, 3\), you return \(3,\)",
+        ),
+    },
+    ("06_closing_the_gap", "ex-margin"): {
+        "not significantly worse": (
+            "span = claims.paired_interval(differences)\nreturn span.high > 0, span.high < -delta",
+            r"case \d, value 1: expected \w+, you say \w+\. Compare both ends with minus delta",
+        ),
+        "the mean alone": (
+            "mean = claims.paired_interval(differences).mean\nreturn mean > -delta, mean < -delta",
+            r"case 4, value 1: expected 0, you say 1\. Compare both ends",
+        ),
+        "must be better than dense": (
+            "span = claims.paired_interval(differences)\nreturn span.low > 0, span.high < 0",
+            r"case \d, value \d: expected \w+, you say \w+\. Compare both ends",
+        ),
+        "never open": (
+            "span = claims.paired_interval(differences)\nreturn span.low > -delta, not span.low > -delta",
+            r"case 4, value 2: expected 0, you say 1\. Compare both ends",
+        ),
+    },
 }
 RIGHT = {
     ("02_knowledge_evolution", "ex-control"): "'b'",
@@ -433,12 +492,14 @@ RIGHT = {
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
     ("04_losses", "ex-log"): "'b'",
+    ("06_closing_the_gap", "ex-touch"): "'c'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
+SPECIALISTS = {"softmax": 0.2, "softmax, un-pooled": 0.4, "triplet": 0.5, "triplet, pooled": 0.3}
 LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
-NUMBERS = {"modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS}
+NUMBERS = {"modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS, "gap": SPECIALISTS}
 
 
 def kept(sweep: str) -> SimpleNamespace:
