@@ -36,6 +36,70 @@ LEFT_OUT = "left_out = values[1, 1, 1] - torch.stack([values[0, 1, 1], values[1,
 
 # (notebook, grade_id) -> mistake -> (code in place of the dots, what the check says)
 WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
+    ("01_introduction", "ex-recall"): {
+        "a row finds itself": (
+            """
+            nearest = torch.cdist(embeddings, embeddings).topk(k, largest=False).indices
+            return (labels[nearest] == labels[:, None]).any(1).float().mean().item()
+            """,
+            r"case 1: expected 0\.\d+, you say 1\. No row finds itself",
+        ),
+        "the share of neighbours that are right": (
+            """
+            distances = torch.cdist(embeddings, embeddings).fill_diagonal_(torch.inf)
+            nearest = distances.topk(k, largest=False).indices
+            return (labels[nearest] == labels[:, None]).float().mean().item()
+            """,
+            r"case 2: expected 0\.\d+, you say 0\.\d+\. .*one right row of K is enough",
+        ),
+        "the farthest": (
+            """
+            nearest = torch.cdist(embeddings, embeddings).topk(k).indices
+            return (labels[nearest] == labels[:, None]).any(1).float().mean().item()
+            """,
+            r"case \d: expected 0\.\d+, you say 0\.\d+\. No row finds itself",
+        ),
+        "cosine in the place of the distance": (
+            """
+            unit = F.normalize(embeddings)
+            nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(k).indices
+            return (labels[nearest] == labels[:, None]).any(1).float().mean().item()
+            """,
+            r"case \d: expected 0\.\d+, you say 0\.\d+\. No row finds itself",
+        ),
+    },
+    ("01_introduction", "ex-active"): {
+        "the share that is active": (
+            """
+            found = triplets(rows, labels, margin=margin)
+            return (found > 0).float().mean().item()
+            """,
+            r"case 1: expected \d\.\d+, you say 0\.\d+\. Both means have the same sum",
+        ),
+        "nothing active": (
+            """
+            found = triplets(rows, labels, margin=margin)
+            return len(found) / max((found > 0).sum().item(), 1)
+            """,
+            r"case \d: expected 1, you say \d+\. Both means have the same sum",
+        ),
+        "the semi-hard ones": (
+            """
+            found = triplets(rows, labels, "semi-hard", margin)
+            active = (found > 0).sum().item()
+            return len(found) / active if active else 1.0
+            """,
+            r"case \d: expected \d[.\d]*, you say \d[.\d]*\. Both means have the same sum",
+        ),
+    },
+    ("01_introduction", "ex-control"): {
+        "proxies": ("'a'", "Not 'a': it keeps the landmarks and changes the length"),
+        "N-pair, clipped": ("'b'", "Not 'b': it takes the landmarks away"),
+    },
+    ("01_introduction", "ex-blank"): {
+        "not trained": ("'a'", "Not 'a': it is blank for every network"),
+        "parts that cancel": ("'c'", "Not 'c': sums that cancel leave a map"),
+    },
     ("02_knowledge_evolution", "ex-share"): {
         "the square of the rate everywhere": (
             "return rate**2",
@@ -486,6 +550,8 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     },
 }
 RIGHT = {
+    ("01_introduction", "ex-control"): "'c'",
+    ("01_introduction", "ex-blank"): "'b'",
     ("02_knowledge_evolution", "ex-control"): "'b'",
     ("03_svmax", "ex-piles"): "'c'",
     ("04_l2_caf", "ex-forget"): "'b'",
@@ -494,12 +560,16 @@ RIGHT = {
     ("04_losses", "ex-log"): "'b'",
     ("06_closing_the_gap", "ex-touch"): "'c'",
 }
+PLATEAUS = {"cross-entropy": 0.4, "contrastive": 0.3, "triplet": 0.5, "N-pair": 0.1, "proxies": 0.2}
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
 SPECIALISTS = {"softmax": 0.2, "softmax, un-pooled": 0.4, "triplet": 0.5, "triplet, pooled": 0.3}
 LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
-NUMBERS = {"modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS, "gap": SPECIALISTS}
+NUMBERS = {
+    "proxies": PLATEAUS, "modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS,
+    "gap": SPECIALISTS,
+}  # fmt: skip
 
 
 def kept(sweep: str) -> SimpleNamespace:
@@ -530,7 +600,7 @@ class Exercise:
 
     def run(self, *cells: str) -> None:
         """Run cells, and before them just what they need of the earlier ones."""
-        names: dict[str, Any] = {"__name__": "__main__", "kept": kept, "drawn": True}
+        names: dict[str, Any] = {"__name__": "__main__", "kept": kept, "drawn": True, "widths": PLATEAUS}
         names |= dict.fromkeys(("runs", "plumed"))
         source = "\n".join([*needed(self.earlier, "\n".join(cells), names), *cells])
         assert "experiments.sweep" not in source, (

@@ -11,7 +11,6 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.figures.neighbours import plane_of
 from helpers.l2_caf import L2CAF
 from helpers.retrieval import nearest_neighbours, retrieval_metrics
 from helpers.svmax import (
@@ -167,14 +166,13 @@ def test_losses_without_float64(name):
     torch.testing.assert_close(gradient, slope, rtol=1e-3, atol=1e-3 * slope.abs().max().item())
 
 
-def test_diagnostics_metrics_and_planes_without_float64():
+def test_diagnostics_and_metrics_without_float64():
     rows, labels = batch()
     everything = (
         collapse_diagnostics,
         lambda e: mean_singular_value(e, "gram").item(),
         lambda e: retrieval_metrics(e, labels, include=("recall", "map@r", "nmi")),
         lambda e: [found.tolist() for found in nearest_neighbours(e, 3)],
-        lambda e: plane_of(e).tolist(),
     )
     for function in everything:
         expected = function(rows)
