@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from IPython.display import display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -110,23 +107,3 @@ def show(figure: Figure, alt: str) -> None:
         raw=True,
         metadata={"image/png": {"alt": alt, "width": width}},
     )
-
-
-def plot_spread(
-    axes: Axes, x: Sequence[float], runs: np.ndarray, label: str, color: str, linestyle: str = "-"
-) -> None:
-    """Mean over seeds as a line, minimum to maximum as a band; ``runs`` has shape (seeds, len(x))."""
-    runs = np.atleast_2d(runs)
-    axes.plot(x, runs.mean(0), color=color, label=label, linestyle=linestyle)
-    axes.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.15, linewidth=0)
-
-
-def plot_seeds(axes: Axes, groups: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> None:
-    """One column of dots per group, one dot per seed, a bar at the mean, in the given order."""
-    for position, (name, values) in enumerate(groups.items()):
-        offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
-        axes.plot(position + np.asarray(offsets), values, "o", color=colors[name], alpha=0.75, markersize=6)
-        axes.hlines(np.mean(values), position - 0.28, position + 0.28, color=colors[name], linewidth=2.5)
-    axes.set_xticks(range(len(groups)), list(groups))
-    axes.set_xlim(-0.6, len(groups) - 0.4)
-    axes.grid(axis="x", visible=False)

@@ -44,24 +44,6 @@ def test_a_figure_without_alt_text_is_refused(displayed):
     plt.close("all")
 
 
-def test_spread_is_mean_with_minimum_and_maximum():
-    _, axes = plt.subplots()
-    plotting.plot_spread(axes, [1, 2], np.array([[0.0, 4.0], [2.0, 6.0]]), "runs", "black")
-    assert axes.get_lines()[0].get_ydata().tolist() == [1, 5]
-    band = axes.collections[0].get_paths()[0].vertices
-    assert {tuple(v) for v in band} >= {(1, 0), (1, 2), (2, 4), (2, 6)}
-    plt.close("all")
-
-
-def test_seeds_are_one_dot_each_and_a_bar_at_the_mean():
-    _, axes = plt.subplots()
-    plotting.plot_seeds(axes, {"a": [1.0, 3.0], "b": [5.0]}, {"a": "red", "b": "blue"})
-    assert [line.get_ydata().tolist() for line in axes.get_lines()] == [[1, 3], [5]]
-    assert [bar.get_segments()[0][0][1] for bar in axes.collections] == [2, 5]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["a", "b"]
-    plt.close("all")
-
-
 OKABE_ITO = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]
 SIGHT = {  # linear RGB as each kind of dichromat sees it: Machado, Oliveira and Fernandes (2009), severity 1
     "full": np.eye(3),
