@@ -28,7 +28,6 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rates": [0.01, 0.1],
         "factors": True,
         "few": 3,
-        "per_scene": 3,
         "device": "cpu",
     },
     "02_knowledge_evolution": {
