@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -428,3 +429,14 @@ def test_a_progress_bar_is_the_same_one_in_a_notebook_and_in_a_process():
 
     first, second = ({"bar": bar} for bar in (tqdm, tqdm_asyncio))
     assert fingerprint(first, "bars") == fingerprint(second, "bars")
+
+
+def test_a_class_of_the_notebook_is_the_same_in_a_worker_whatever_the_order_of_its_methods() -> None:
+    source = "class Loss:\n    def weigh(self):\n        return 2\n    def forward(self):\n        return 3"
+    names = {"__name__": "__main__"}
+    exec(source, names)
+    script = "import pickle, sys\nfrom helpers.experiments.fingerprint import fingerprint\n"
+    script += "print(fingerprint(pickle.load(sys.stdin.buffer), 'run'))"
+    sent = cloudpickle.dumps(names["Loss"])
+    there = subprocess.run([sys.executable, "-c", script], input=sent, capture_output=True, check=True)
+    assert there.stdout.decode().strip() == fingerprint(names["Loss"], "run")

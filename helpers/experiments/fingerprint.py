@@ -197,7 +197,10 @@ class _Walk:
         for field in getattr(value, "__dataclass_fields__", {}).values():
             self.write(field.name)
             self.visit_all((field.default, field.default_factory), f"{value.__qualname__}.{field.name}")
-        for name, attribute in vars(value).items():
+        members = vars(value).items()
+        if value.__module__ == "__main__":
+            members = sorted(members)  # the order in which cloudpickle brings a notebook's class to a worker
+        for name, attribute in members:
             if name not in _BOOKKEEPING and not _is_generated(value, name, attribute):
                 self.write(name)
                 if not isinstance(attribute, types.MemberDescriptorType | types.GetSetDescriptorType):
