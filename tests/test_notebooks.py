@@ -113,7 +113,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "device": "cpu",
     },
 }
-ON_PHOTOS = ["02_knowledge_evolution", "03_svmax"]
+ON_PHOTOS = ["01_introduction", "02_knowledge_evolution", "03_svmax"]
 """Chapters that take their images from `dataset`; chapter 5 does too, and needs minutes on 81 classes."""
 
 chapter = pytest.mark.parametrize(
