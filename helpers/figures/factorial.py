@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from helpers.contest import by_seed
 from helpers.experiments import Results, paired_interval
 from helpers.experiments.drawing import source_name
 from helpers.figures.gap import ACCURACY, FAMILY, RECALL, STYLES, TOOLS
@@ -79,8 +80,7 @@ def courses_figure(
         for name in arms:
             color = PALETTE[STYLES[name][0]]
             for prefix, style in (("", "-"), ("slim ", "--")):
-                table = found.at_chosen(f"{prefix}{metric} by generation", curve=True)
-                runs = table[table["arm"] == name].pivot_table(index="step", columns="seed", values="value")
+                runs = by_seed(found, name, f"{prefix}{metric} by generation", "step").T
                 axes.plot(runs.index, runs.mean(axis=1), style, color=color, marker="o", markersize=4)
                 axes.fill_between(
                     runs.index, runs.min(axis=1), runs.max(axis=1), color=color, alpha=0.12, linewidth=0

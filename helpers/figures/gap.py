@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from helpers.contest import by_seed
 from helpers.experiments import Results, paired_interval
 from helpers.experiments.drawing import source_name
 from helpers.experiments.results import OWN
@@ -111,7 +112,9 @@ def paths_of(found: Results) -> dict[str, dict[str, np.ndarray]]:
         paths[name] = {"dense": ends}
         if "KE" in name or name == "all":
             paths[name] = {
-                part: np.stack([_curve(found, name, f"{prefix}{m} by generation") for m in METRICS], -1)
+                part: np.stack(
+                    [by_seed(found, name, f"{prefix}{m} by generation", "step") for m in METRICS], -1
+                )
                 for part, prefix in (("dense", ""), ("slim", "slim "))
             }
     return paths
@@ -165,12 +168,6 @@ def gap_figure(
         f"Plane of both tasks: {arm}, the {shown} network, {when}, at accuracy {accuracy:.3f} and recall "
         f"{recall:.3f} in the mean of {len(path)} seeds, beside the softmax and the triplet network."
     )
-
-
-def _curve(found: Results, arm: str, metric: str) -> np.ndarray:
-    """(seeds, generations) of a curve at the arm's rate."""
-    table = found.at_chosen(metric, curve=True)
-    return table[table["arm"] == arm].pivot_table(index="seed", columns="step", values="value").to_numpy()
 
 
 def _specialists(axes: Axes, paths: Paths) -> None:
