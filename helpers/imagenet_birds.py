@@ -6,17 +6,16 @@ linear layer, as classifiers do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from helpers.backbones import load_backbone
 from helpers.data import ImageSet, SeenUnseen, scenes, seen_and_unseen
-from helpers.localisation import all_box_scores
+from helpers.offline import in_the_box
 from helpers.training.frozen import features_of
 
+__all__ = ["POSITIONS", "SIDE", "SPECIES", "in_the_box", "lower_maps", "placed_birds", "upper_half"]
 SIDE = 96
 """Of a picture in pixels; the maps have 6 x 6 positions."""
 POSITIONS = SIDE // 16
@@ -53,11 +52,3 @@ def upper_half(classes: int) -> nn.Sequential:
     net = load_backbone(output_stride=16).network
     last = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(net.num_features, classes))
     return nn.Sequential(*net.blocks[6:], net.conv_head, net.bn2, *last)
-
-
-def in_the_box(maps: Mapping[str, Tensor], part: ImageSet) -> dict[str, Tensor]:
-    """Share (N,) of the brightness of maps (N, h, w) in the boxes of a part, by "name: in the box"; and that
-    of a blob in the centre, which has not looked."""
-    right = torch.ones(len(part))
-    scores = all_box_scores(maps, part.boxes, SIDE, right)
-    return {name: share for name, share in scores.items() if name.endswith(": in the box")}
