@@ -36,6 +36,17 @@ def find_reading_list(root: Path = PROJECT_ROOT) -> list[Path]:
     return _numbered(Path(root) / "notebooks" / READING_LIST)
 
 
+def find_notebooks(root: Path = PROJECT_ROOT) -> list[Path]:
+    """The chapters and then the reading list; errors as `find_chapters`."""
+    return [*find_chapters(root), *find_reading_list(root)]
+
+
+def chapter_number(path: Path) -> str:
+    """What a notebook is called in the ledger and on the command line: "03", or "reading_list/04"."""
+    folder = f"{READING_LIST}/" if path.parent.name == READING_LIST else ""
+    return f"{folder}{path.name[:2]}"
+
+
 def _numbered(folder: Path) -> list[Path]:
     names = os.listdir(folder) if folder.exists() else []
     return sorted(folder / name for name in names if re.fullmatch(r"\d\d_[^.]*\.ipynb", name))
@@ -60,13 +71,13 @@ def find_chapter(name: str | Path, root: Path = PROJECT_ROOT) -> Path:
 
 
 def chapter_titles(paths: Iterable[Path]) -> dict[str, str]:
-    """First heading of each notebook, or its name when it has none, by the number of the chapter ("03")."""
+    """First heading of each notebook, or its name when it has none, by its number ("03")."""
     titles = {}
     for path in map(Path, paths):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
         heading = re.search(r"(?m)^# +(.+?) *$", prose)
-        titles[path.name[:2]] = heading[1] if heading else path.stem
+        titles[chapter_number(path)] = heading[1] if heading else path.stem
     return titles
 
 

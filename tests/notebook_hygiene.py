@@ -21,7 +21,7 @@ from helpers.chapters import parameters
 from helpers.chapters.grids import GridError, load_grid
 from helpers.claims import recording as claims
 from helpers.experiments import Evidence, all_evidence
-from helpers.files import ChapterError, find_chapter
+from helpers.files import READING_LIST, ChapterError, chapter_number, find_chapter
 
 MAX_CODE_LINES = 45
 MIN_WORDS_PER_CODE_CELL = 50
@@ -342,11 +342,11 @@ def ledger_problems(paths: Sequence[Path], ledger: str | Path = claims.LEDGER) -
     except (claims.ClaimError, FileNotFoundError) as error:
         return [str(error)]
     measured = {r.measurement.claim_id: r.notebook for r in results}
-    present = {path.name[:2]: path.name for path in paths}
+    present = {chapter_number(path): path.name for path in paths}
     wrong = [
         f"{notebook} measures {i!r}, which belongs to chapter {rows[i].chapter}"
         for i, notebook in measured.items()
-        if not notebook.startswith(rows[i].chapter)
+        if present.get(rows[i].chapter) != notebook
     ]
     wrong += [f"{measured[i]} measures {i!r}, which 'plan' calls not yet measured"
               for i, row in rows.items() if row.awaited and i in measured]  # fmt: skip
@@ -387,7 +387,7 @@ def committed_notebooks(root: Path = PROJECT_ROOT) -> list[Path]:
 
 def committed_chapters(root: Path = PROJECT_ROOT) -> list[Path]:
     """The notebooks whose measurements count in the ledger."""
-    return [p for p in committed_notebooks(root) if p.parent == root / "notebooks"]
+    return [p for p in committed_notebooks(root) if p.parent.name in ("notebooks", READING_LIST)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import yaml
 from small_notebooks import ONE, READS, notebook, project, texts
 
 from helpers import provenance
@@ -168,6 +169,28 @@ def test_reproduce_runs_what_is_out_of_date_and_names_what_failed(
     assert not chapters.up_to_date(third, root)
     write_atomically(built, '{"cells": [')
     assert not chapters.up_to_date(third, root)
+
+
+def test_the_reading_list_is_reproduced_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    root = project(tmp_path, c04=notebook("# T", parameters=ONE))
+    (folder := root / "notebooks" / "reading_list").mkdir()
+    listed = notebook("# L, after [chapter 4](../04_c.ipynb)", CLAIM, parameters=ONE)
+    nbformat.write(listed, folder / "04_c.ipynb")
+    ledger = root / "reproduce" / "claims.yaml"
+    (row,) = yaml.safe_load(ledger.read_text())
+    ledger.write_text(yaml.safe_dump([row | {"chapter": "reading_list/04"}]))
+    assert main(["--root", str(root), "reproduce"]) == 0
+    html = root / "build" / "html"
+    assert (html / "04_c.html").is_file()
+    page = (html / "reading_list" / "04_c.html").read_text()
+    assert (
+        html / "reading_list" / re.search(r'href="(\S+)">chapter 4', page)[1]
+    ).resolve() == html / "04_c.html"
+    assert 'href="reading_list/04_c.html"' in (html / "claims.html").read_text()
+    assert chapters.up_to_date(folder / "04_c.ipynb", root)
+    assert main(["--root", str(root), "run", "reading_list/04"]) == 0
+    assert main(["--root", str(root), "execute", "reading_list/04"]) == 0
+    assert "reproduced" in (root / "reproduce" / "RESULTS.md").read_text()
 
 
 def test_execute_and_report_renew_what_tells_of_the_stored_notebooks(tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def test_reports_tell_what_a_notebook_measured(tmp_path: Path, monkeypatch: pyte
     bundle = displayed(monkeypatch, "svmax.recall", [1, 1.1, 0.9], **arguments)
     results = claims.collect([notebook(tmp_path / "03_svmax.ipynb", bundle)], path)
     counted = (
-        "1 effects: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested"
+        "1 effect: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested"
     )
     text = ledger_table(results, ledger=path)
     lines = text.splitlines()
@@ -401,6 +401,7 @@ def test_the_readme_says_every_verdict_in_words(tmp_path: Path) -> None:
         {**EFFECT, "id": "e", "short": "fifth", "chapter": "04", "direction": "less"},
         {**IDENTITY, "chapter": "04"},
         {**WHOLE, "id": "w", "short": "the whole", "components": ["d", "e"], "chapter": "04"},
+        {**EFFECT, "id": "l", "short": "a paper's", "chapter": "reading_list/04"},
     ]
     path = write(tmp_path / "claims.yaml", rows)
     low, high = Paired([-1.0, -1.1, -0.9]), Paired([1.0, 1.1, 0.9])
@@ -411,6 +412,7 @@ def test_the_readme_says_every_verdict_in_words(tmp_path: Path) -> None:
         Measurement("d", "x", high),
         Measurement("e", "x", low),
         Measurement("svmax.bound", "x", violation=1.0),
+        Measurement("l", "x", high),
     ]
     results = [claims.Result(m, "n.ipynb", {}) for m in measured]
     first, third, fourth, count = readme_block(results, (), {"03": "Chapter 3 · X: y"}, ledger=path).split(
@@ -424,5 +426,6 @@ def test_the_readme_says_every_verdict_in_words(tmp_path: Path) -> None:
     assert fourth == "**Chapter 4.** Provisionally supported: the whole. Identities: 0 of 1 hold."
     assert count == (
         "**4 effects: 2 supported (1 explained by a control), 0 contradicted, 1 inconclusive, 1 not tested; "
-        "0 of 1 identities hold.**\n"
+        "0 of 1 identities hold. The reading list: "
+        "1 effect: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested.**\n"
     )

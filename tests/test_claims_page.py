@@ -26,7 +26,7 @@ from helpers.claims.report import SIGNS
 from helpers.claims.standing import standings
 from helpers.claims.verdict import VERDICTS
 from helpers.experiments.comparison import Paired
-from helpers.files import find_chapters
+from helpers.files import chapter_number, find_notebooks
 from helpers.plotting import PALETTE
 
 ROW = {
@@ -153,7 +153,7 @@ def test_every_claim_has_its_verdict_in_words_its_numbers_and_its_plot(page: Bea
 def test_the_overview_is_a_real_table_with_a_row_for_each_claim(page: BeautifulSoup) -> None:
     lead = words(page.select_one(".lead"))
     assert lead == (
-        "1 effects: 0 supported (0 explained by a control), 1 contradicted, 0 inconclusive, 0 not tested; "
+        "1 effect: 0 supported (0 explained by a control), 1 contradicted, 0 inconclusive, 0 not tested; "
         "1 of 2 identities hold."
     )
     table = page.select_one("table.overview")
@@ -338,12 +338,12 @@ def test_the_stored_reports_are_current() -> None:
 
 
 def test_no_row_waits_for_a_chapter_that_does_not_exist() -> None:
-    there = {path.name[:2] for path in find_chapters()}
+    there = {chapter_number(path) for path in find_notebooks()}
     assert [i for i, row in load_ledger().items() if row.chapter not in there] == []
 
 
 def test_every_measured_claim_of_the_stored_chapters_has_a_plot() -> None:
-    results = claims.collect(find_chapters())
+    results = claims.collect(find_notebooks())
     page = BeautifulSoup(claims_page(results), "html.parser")
     drawn = {img.find_parent("article")["aria-labelledby"] for img in page.find_all("img", alt=True)}
     assert drawn == {r.measurement.claim_id for r in results}

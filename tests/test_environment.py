@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from helpers import PROJECT_ROOT
-from helpers.files import find_chapters, find_reading_list
+from helpers.files import find_notebooks
 
 PROJECT = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MAKEFILE = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def test_the_lock_is_complete_on(system: str, python: str) -> None:
     assert list(unmet(environment(system, python))) == []
 
 
-@pytest.mark.parametrize("chapter", [*find_chapters(), *find_reading_list()], ids=lambda path: path.stem)
+@pytest.mark.parametrize("chapter", find_notebooks(), ids=lambda path: path.stem)
 def test_the_lock_gives_the_versions_that_stored_outputs_were_made_with(chapter: Path) -> None:
     stamp = json.loads(chapter.read_text(encoding="utf-8"))["metadata"]["closing_the_gap"]
     made_with = dict(stamp["versions"])

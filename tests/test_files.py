@@ -39,6 +39,9 @@ def test_the_reading_list_has_numbers_of_its_own(tmp_path: Path) -> None:
     for name in ("reading_list/4", "reading_list/04", "reading_list/04_losses"):
         assert files.find_chapter(name, root) == folder / "04_losses.ipynb"
     assert files.find_chapter("04", root) == root / "notebooks" / "04_c.ipynb"
+    assert [files.chapter_number(path) for path in files.find_notebooks(root)] == [
+        "03", "04", "reading_list/03", "reading_list/04",
+    ]  # fmt: skip
     with pytest.raises(ChapterError, match=r"'reading_list/05' names 0 .*: 03_features, 04_losses"):
         files.find_chapter("reading_list/05", root)
 

@@ -14,13 +14,13 @@ import pytest
 from small_notebooks import KERNELSPEC
 
 from helpers import PROJECT_ROOT
-from helpers.files import find_chapters, find_reading_list
+from helpers.files import find_notebooks
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(lab.CHROMIUM is None, reason="no Chromium: install it, or name it in CHROMIUM"),
 ]
-NOTEBOOKS = [*find_chapters(), *find_reading_list()]
+NOTEBOOKS = find_notebooks()
 RUN_SECONDS = 600
 BROKEN = """\
 from matplotlib.figure import Figure

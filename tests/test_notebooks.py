@@ -14,7 +14,7 @@ from helpers import provenance
 from helpers.chapters.parameters import ParameterError, parameters_of
 from helpers.chapters.run import run_chapter
 from helpers.claims import recording as claims
-from helpers.files import ChapterError, find_chapters, find_reading_list
+from helpers.files import ChapterError, chapter_number, find_chapters, find_notebooks
 
 # Small runs with another seed, by chapter: less than a minute each on one core.
 SMALL: dict[str, dict[str, Any]] = {
@@ -116,9 +116,7 @@ SMALL: dict[str, dict[str, Any]] = {
 ON_PHOTOS = ["01_introduction", "02_knowledge_evolution", "03_svmax"]
 """Chapters that take their images from `dataset`; chapter 5 does too, and needs minutes on 81 classes."""
 
-chapter = pytest.mark.parametrize(
-    "path", [*find_chapters(), *find_reading_list()], ids=lambda path: path.stem
-)
+chapter = pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
 
 
 @pytest.mark.parametrize("path", hygiene.committed_notebooks(), ids=lambda path: path.stem)
@@ -145,7 +143,7 @@ def run_small(path: Path, out: Path, **more: Any) -> list[claims.Measurement]:
     assert provenance.is_executed_in_order(nb)
     assert provenance.stderr_outputs(nb) == []
     measured = [result.measurement for result in claims.collect([out])]
-    own = path.name[:2] if path in find_chapters() else "no chapter"
+    own = chapter_number(path)
     rows = {i: row for i, row in claims.load_ledger().items() if row.chapter == own}
     expected = [i for i, row in rows.items() if row.kind != "composite" and not row.awaited]
     assert sorted(m.claim_id for m in measured) == sorted(expected)

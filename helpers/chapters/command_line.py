@@ -18,7 +18,7 @@ from helpers.chapters.parameters import ParameterError, check_parameters, parse_
 from helpers.chapters.run import execute_chapter, reproduce, run_chapter, write_claims, write_stored_reports
 from helpers.chapters.study import audit, study
 from helpers.claims import ClaimError
-from helpers.files import ChapterError, find_chapter, find_chapters, read_yaml
+from helpers.files import ChapterError, find_chapter, find_notebooks, read_yaml
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def _execute(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    paths = [Path(p) for p in given.paths] or find_chapters(given.root)
+    paths = [Path(p) for p in given.paths] or find_notebooks(given.root)
     problems = [f"{path.name}: {text}" for path in paths for text in check_parameters(read_notebook(path))]
     print("\n".join(problems) or f"{len(paths)} notebooks: every parameter is declared, documented and read")
     return 1 if problems else 0
@@ -75,7 +75,7 @@ def _reproduce(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> None:
-    write_claims(find_chapters(given.root), given.root)
+    write_claims(find_notebooks(given.root), given.root)
     write_stored_reports(given.root)
 
 

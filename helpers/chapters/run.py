@@ -19,7 +19,14 @@ from helpers.claims.measurement import Result
 from helpers.claims.report import ledger_table, readme_block, results_markdown
 from helpers.experiments.evidence import Evidence, all_evidence
 from helpers.experiments.parallel import worker_count
-from helpers.files import ChapterError, chapter_titles, find_chapter, find_chapters, write_atomically
+from helpers.files import (
+    ChapterError,
+    chapter_number,
+    chapter_titles,
+    find_chapter,
+    find_notebooks,
+    write_atomically,
+)
 from helpers.provenance import STAMP, circumstances, device_name, error_outputs, provenance
 
 
@@ -58,7 +65,7 @@ def run_chapter(
     changed = overrides(nb, moved_paths(nb, parameters or {}, Path(typed_in).resolve(), source.parent))
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
     stem = f"{source.stem}__{digest}" if changed else source.stem
-    target = Path(out).resolve() if out else Path(root).resolve() / "build" / "chapters" / f"{stem}.ipynb"
+    target = Path(out).resolve() if out else _built(source, root).resolve().with_name(f"{stem}.ipynb")
     if target == source:
         raise ChapterError(f"{target} is the chapter itself; 'execute' writes outputs back, 'run' does not")
     return execute_notebook(
@@ -93,7 +100,7 @@ def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: 
         read_notebook(source),
         {},
         source,
-        scratch=Path(root).resolve() / "build" / "chapters" / source.name,
+        scratch=_built(source, root).resolve(),
         cell_timeout=cell_timeout,
         environment=_kernel_environment(True, worker_count()),
         root=root,
@@ -122,7 +129,7 @@ def reproduce(
     cell_timeout: int | None = None,
     root: Path = PROJECT_ROOT,
 ) -> list[str]:
-    """Run every chapter that is out of date, write the reading copies and the claims report.
+    """Run every notebook that is out of date, write the reading copies and the claims report.
 
     What runs takes nothing from `data/cache/`: every result is computed again. `build/RESULTS.md` and
     `build/html/claims.html` set this run beside the kept evidence; `reproduce/RESULTS.md` and the README tell
@@ -135,7 +142,7 @@ def reproduce(
     Returns:
         One line for each chapter that failed, to run or to be written as HTML; the others are complete.
     """
-    chapters = find_chapters(root)
+    chapters = find_notebooks(root)
     wanted = [find_chapter(name, root) for name in dict.fromkeys(only)] or chapters
     stale = [source for source in wanted if force or not up_to_date(source, root)]
     for source in wanted:
@@ -164,7 +171,12 @@ def _seconds(source: Path) -> float:
 
 
 def _built(source: Path, root: Path) -> Path:
-    return Path(root) / "build" / "chapters" / source.name
+    return _placed(source, Path(root) / "build" / "chapters", ".ipynb")
+
+
+def _placed(source: Path, folder: Path, suffix: str) -> Path:
+    """A notebook of the reading list keeps its folder, so that links between notebooks hold."""
+    return folder / Path(chapter_number(source)).with_name(source.stem + suffix)
 
 
 def _bring_up_to_date(source: Path, stale: bool, cell_timeout: int | None, workers: int, root: Path) -> str:
@@ -176,7 +188,7 @@ def _bring_up_to_date(source: Path, stale: bool, cell_timeout: int | None, worke
     try:
         if stale:
             run_chapter(source, cell_timeout=cell_timeout, recompute=True, workers=workers, root=root)
-        built, page = _built(source, root), Path(root) / "build" / "html" / f"{source.stem}.html"
+        built, page = _built(source, root), _placed(source, Path(root) / "build" / "html", ".html")
         if not page.is_file() or page.stat().st_mtime < built.stat().st_mtime:
             write_atomically(
                 page, reading_copy(nbformat.read(built, as_version=4), source.parent, source.stem)
@@ -196,10 +208,13 @@ def write_claims(notebooks: Sequence[Path], root: Path = PROJECT_ROOT) -> None:
 
     build, (results, evidences, titles, ledger) = Path(root) / "build", _known(root)
     known = {"ledger": ledger, "own": claims.collect(notebooks, ledger)}
-    pages = {page.name[:2]: page.name for page in (build / "html").glob("[0-9][0-9]_*.html")}
+    html = build / "html"
+    pages = {
+        chapter_number(page): page.relative_to(html).as_posix() for page in html.rglob("[0-9][0-9]_*.html")
+    }
     print(ledger_table(results, evidences, **known))
     write_atomically(build / "RESULTS.md", results_markdown(results, evidences, titles, **known))
-    page = build / "html" / "claims.html"
+    page = html / "claims.html"
     write_atomically(page, claims_page(results, evidences, titles=titles, pages=pages, **known))
     print(f"Each claim with its plot: {page}")
 
@@ -236,5 +251,5 @@ def readme_with_claims(root: Path = PROJECT_ROOT) -> str:
 
 def _known(root: Path) -> tuple[list[Result], list[Evidence], dict[str, str], Path]:
     """What stored notebooks measured, the kept evidence, the chapters' titles, and the ledger."""
-    chapters, ledger = find_chapters(root), Path(root) / "reproduce" / "claims.yaml"
+    chapters, ledger = find_notebooks(root), Path(root) / "reproduce" / "claims.yaml"
     return claims.collect(chapters, ledger), all_evidence(root), chapter_titles(chapters), ledger

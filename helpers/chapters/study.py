@@ -28,7 +28,7 @@ from helpers.experiments import prediction_interval
 from helpers.experiments.evidence import Evidence, evidence
 from helpers.experiments.parallel import worker_count
 from helpers.experiments.sweep import TABLE_MIME
-from helpers.files import ChapterError, find_chapter, write_atomically
+from helpers.files import ChapterError, chapter_number, find_chapter, write_atomically
 from helpers.provenance import code_hash, provenance
 from helpers.tables import aligned
 
@@ -75,7 +75,8 @@ def study(
 
 def planned(chapter: str | Path, tier: str, root: Path = PROJECT_ROOT) -> Grid:
     """The grid of one cell that is a chapter's plan for a tier; GridError when it is not that."""
-    grid = load_grid(f"{find_chapter(chapter, root).name[:2]}_{tier}", root)
+    number = chapter_number(find_chapter(chapter, root))
+    grid = load_grid(f"{number.replace('/', '_')}_{tier}", root)
     if grid.tier != tier or len(grid.cells) != 1:
         raise GridError(
             f"{grid.path.name} must say 'tier: {tier}' and have one cell, got tier {grid.tier!r} and "
@@ -163,10 +164,11 @@ def audit(
         ParameterError: the chapter refuses so many seeds.
     """
     path = find_chapter(chapter, root)
-    kept = evidence(path.name[:2], tier, root)
+    number = chapter_number(path)
+    kept = evidence(number, tier, root)
     if kept is None:
-        make = f"make study CHAPTER={path.name[:2]} TIER={tier}"
-        raise ChapterError(f"no evidence of chapter {path.name[:2]} in tier {tier}: `{make}`")
+        make = f"make study CHAPTER={number} TIER={tier}"
+        raise ChapterError(f"no evidence of chapter {number} in tier {tier}: `{make}`")
     start = kept.parameters["seed"] + FAR if first is None else first
     counts = {n: seeds for n in kept.parameters if n == "seeds" or n.endswith("_seeds")}
     values, out = (

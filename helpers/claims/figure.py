@@ -142,10 +142,13 @@ def forest_svg(
 
 
 def forest_figure(stand: Sequence[Standing], titles: Titles = None) -> Figure:
-    """The best evidence of every effect that was run, in multiples of its smallest effect that counts,
-    positive in the claimed direction; 9 inches wide. A solid dot is a firm verdict, a colour a tier."""
+    """The best evidence of every effect of the thesis that was run; 9 inches wide.
+
+    In multiples of its smallest effect that counts, positive in the claimed direction. A solid dot is a firm
+    verdict, a colour a tier.
+    """
     lines: list[Standing | str] = []
-    for _, title, of in by_chapter(stand, titles):
+    for _, title, of in by_chapter([s for s in stand if s.row.of_thesis], titles):
         ran = [s for s in of if s.row.kind == "effect" and s.best.tiers]
         lines += [title.split(":")[0], *ran] if ran else []
     lines = lines or ["no effect was run yet"]

@@ -47,7 +47,7 @@ class Claim(_Row):
     """One row of the ledger; the header of `reproduce/claims.yaml` explains the fields."""
 
     id: Text = _field("non-empty text")
-    chapter: str = _field("quoted, like '03'", pattern=r"^\d\d$")
+    chapter: str = _field("quoted, like '03'", pattern=r"^(reading_list/)?\d\d$")
     claim: Text = _field("non-empty text")
     source: Text = _field("non-empty text")
     published: Published | None = _field("null or a mapping with exactly 'value' and 'setting'")
@@ -85,6 +85,11 @@ class Claim(_Row):
     def label(self) -> str:
         """A few words for figures and lists."""
         return self.short or self.id
+
+    @property
+    def of_thesis(self) -> bool:
+        """Whether the thesis claims it, not a paper of the reading list."""
+        return self.chapter.isdigit()
 
     @property
     def awaited(self) -> bool:

@@ -141,7 +141,13 @@ def card(row: Claim, measurement: Measurement) -> tuple[str, str]:
 
 
 def tally(stand: Sequence[Standing]) -> str:
-    """How many claims there are and how they stand; components count in their whole."""
+    """How many claims of the thesis there are and how they stand, then those of the reading list."""
+    thesis, listed = ([s for s in stand if s.row.of_thesis is own] for own in (True, False))
+    return " The reading list: ".join(_tally(part) for part in (thesis, listed) if part)
+
+
+def _tally(stand: Sequence[Standing]) -> str:
+    """Components count in their whole."""
     effects = [s for s in whole_claims(stand) if s.row.kind != "identity"]
     words = Counter(s.best.verdict for s in effects)
     explained = sum(s.best.verdict in POSITIVE and s.shown.because == "explains it" for s in effects)
@@ -150,7 +156,8 @@ def tally(stand: Sequence[Standing]) -> str:
     identities = [s.best.verdict for s in stand if s.row.kind == "identity"]
     hold = identities.count("reproduced")
     of = "" if hold == len(identities) else f" of {len(identities)}"
-    return f"{len(effects)} effects: {', '.join(said)}; {hold}{of} identities hold."
+    count = f"; {hold}{of} identities hold" * bool(identities)
+    return f"{len(effects)} effect{'s' * (len(effects) != 1)}: {', '.join(said)}{count}."
 
 
 def whole_claims(stand: Sequence[Standing]) -> list[Standing]:
@@ -162,7 +169,7 @@ def whole_claims(stand: Sequence[Standing]) -> list[Standing]:
 def by_chapter(stand: Sequence[Standing], titles: Titles) -> list[tuple[str, str, list[Standing]]]:
     """(number, title, standings) of every chapter in the ledger, in order."""
     numbers = sorted({s.row.chapter for s in stand})
-    title = {n: f"Chapter {int(n)}" for n in numbers} | dict(titles or {})
+    title = {n: f"Chapter {n.lstrip('0')}" for n in numbers} | dict(titles or {})
     return [(n, title[n], [s for s in stand if s.row.chapter == n]) for n in numbers]
 
 
@@ -237,9 +244,8 @@ def readme_block(
     """What the README says of the claims: the forest plot, a line of words for each chapter, the count."""
     stand = standings(results, evidences, ledger=ledger)
     plot = f"![Forest plot: every measured effect with its interval. {tally(stand)}](reproduce/forest.svg)"
-    lines = [
-        f"**{t.split(':')[0]}.** {_in_words(whole_claims(of))}" for _, t, of in by_chapter(stand, titles)
-    ]
+    whole = [s for s in whole_claims(stand) if s.row.of_thesis]
+    lines = [f"**{t.split(':')[0]}.** {_in_words(of)}" for _, t, of in by_chapter(whole, titles)]
     return "\n\n".join([plot, *lines, f"**{tally(stand)}**"]) + "\n"
 
 

@@ -30,7 +30,7 @@ class Evidence(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    chapter: str = Field(pattern=r"^\d\d$")
+    chapter: str = Field(pattern=r"^(reading_list/)?\d\d$")
     tier: Tier
     grid: str
     command: str
@@ -60,7 +60,7 @@ class Evidence(BaseModel):
         return tables
 
     def path(self, root: Path = PROJECT_ROOT) -> Path:
-        return _folder(root) / f"{self.chapter}_{self.tier}.json"
+        return _path(self.chapter, self.tier, root)
 
     def write(self, root: Path = PROJECT_ROOT) -> Path:
         """Write the file, whole or not at all; numbers that are not finite become null.
@@ -89,11 +89,11 @@ class Evidence(BaseModel):
 
 
 def evidence(chapter: str | int, tier: Tier, root: Path = PROJECT_ROOT) -> Evidence | None:
-    """The kept run of a chapter ("05" or 5) in a tier; None when there is none.
+    """The kept run of a chapter ("05", 5 or "reading_list/04") in a tier; None when there is none.
 
     Raises ValueError, naming the file, when it does not have the form of evidence.
     """
-    path = _folder(root) / f"{str(chapter).zfill(2)}_{tier}.json"
+    path = _path(str(chapter).zfill(2), tier, root)
     return _read(path) if path.is_file() else None
 
 
@@ -104,6 +104,10 @@ def all_evidence(root: Path = PROJECT_ROOT) -> list[Evidence]:
 
 def _folder(root: Path) -> Path:
     return Path(root) / "reproduce" / "evidence"
+
+
+def _path(chapter: str, tier: str, root: Path) -> Path:
+    return _folder(root) / f"{chapter.replace('/', '_')}_{tier}.json"
 
 
 def _read(path: Path) -> Evidence:

@@ -24,13 +24,13 @@ WORDS = {
 
 
 def standing(without: str = "06") -> list[Standing]:
-    """How every claim of the ledger stands: by kept evidence, and by the stored runs of the chapters.
+    """How every claim of the thesis stands: by kept evidence, and by the stored runs of the chapters.
 
     Args:
         without: number of a chapter whose stored run does not count, as it is the one that asks.
     """
     stored = [path for path in find_chapters() if not path.name.startswith(without)]
-    return standings(collect(stored), all_evidence())
+    return [s for s in standings(collect(stored), all_evidence()) if s.row.of_thesis]
 
 
 def forest_figure(stand: Sequence[Standing]) -> tuple[Figure, str]:
