@@ -4,19 +4,21 @@ PY := .venv/bin/python
 READY := .venv/.ready
 PROFILE ?= local
 TIER ?= study
+EDITION ?= learner
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 
-.PHONY: help reproduce lab test lint lock execute grid study audit bench clean
+.PHONY: help reproduce lab test lint lock execute grid study audit assignment bench clean
 
 help:
 	@echo "make reproduce   run every chapter, write build/html and the claims table"
-	@echo "make lab         open the chapters in JupyterLab"
+	@echo "make lab         open working copies of the notebooks in JupyterLab (EDITION=complete: the notebooks themselves)"
 	@echo "make test        unit, property, notebook and browser tests"
 	@echo "make lint        ruff, formatting, notebook hygiene"
 	@echo "make execute CHAPTER=03   re-run one notebook and store its outputs in it"
 	@echo "make grid GRID=svmax      run a grid of seeds and settings, or what is left of it (PROFILE=slurm: on a cluster)"
 	@echo "make study CHAPTER=05     run a chapter's planned study, or what is left of it, and keep what it found (TIER=real, gpu)"
 	@echo "make audit CHAPTER=05     run a study again with a few fresh seeds and compare"
+	@echo "make assignment CHAPTER=03  an nbgrader course with this chapter, in course/"
 	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
 	@echo "make lock        renew requirements.lock"
 	@echo "make clean       remove build/ and data/cache/"
@@ -36,7 +38,12 @@ reproduce: $(READY)
 	$(PY) -m helpers.chapters reproduce
 
 lab: $(READY)
-	$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$$(ls notebooks/*.ipynb | head -n 1)
+	$(if $(filter learner,$(EDITION)),$(PY) -m helpers.editions learner)
+	$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/$(if $(filter complete,$(EDITION)),notebooks,$(EDITION))/01_introduction.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root)
+
+assignment: $(READY)
+	$(PY) -m helpers.editions assignment $(CHAPTER)
 
 test: $(READY)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from IPython.display import Markdown
 from torch import Tensor
 
+from helpers.files import find_chapter
+
 NOT_ANSWERED = "Not answered yet."
+GRADING = "CTG_GRADING"
+"""Environment variable: when it is set, an exercise without an answer fails, as a wrong one does."""
 
 
 def check(
@@ -36,7 +43,7 @@ def check(
         wanted, found = reference(*inputs), answer(*map(_copy, theirs))
         if found is None or found is ...:
             assert number == 1, f"case {number}: expected {_text(wanted)}, you return nothing. {hint}"
-            print(NOT_ANSWERED)
+            _unanswered()
             return
         _compare(f"case {number}", wanted, found, hint, tolerance)
         if isinstance(wanted, Tensor) and wanted.requires_grad:
@@ -55,7 +62,7 @@ def choose(answer: str | None, options: Mapping[str, str], *, right: str) -> Non
         ValueError: no such option.
     """
     if answer is None or answer is ...:
-        print(NOT_ANSWERED)
+        _unanswered()
         return
     if answer not in list(options):
         raise ValueError(f"the answer is {answer!r}; expected one of {', '.join(map(repr, options))}")
@@ -70,7 +77,7 @@ def order(answer: Sequence[str] | None, values: Mapping[str, float]) -> None:
         ValueError: the answer does not name each of `values` once.
     """
     if answer is None or answer is ...:
-        print(NOT_ANSWERED)
+        _unanswered()
         return
     if isinstance(answer, str) or sorted(map(str, answer)) != sorted(values):
         raise ValueError(f"the answer is {answer!r}; expected each of {', '.join(values)} once, as a list")
@@ -78,6 +85,29 @@ def order(answer: Sequence[str] | None, values: Mapping[str, float]) -> None:
     right = sum(one == other for one, other in zip(answer, truth, strict=True))
     said = ", ".join(f"{name} {values[name]:.3f}" for name in truth)
     print(f"{right} of {len(truth)} in their place. Measured: {said}.")
+
+
+def solution(chapter: str, exercise: str) -> Markdown:
+    """One answer to an exercise, from the complete edition of its notebook; `exercise` is the id of its cell.
+
+    Raises:
+        ValueError: no such exercise has a written answer; those that have one are named.
+        ChapterError: there is no such notebook.
+    """
+    cells = json.loads(find_chapter(chapter).read_text(encoding="utf-8"))["cells"]
+    answers = {
+        c["id"].removesuffix("-solution"): c for c in cells if "solution" in c["metadata"].get("tags", [])
+    }
+    if exercise not in answers:
+        raise ValueError(f"no answer to {exercise!r} is written; there are answers to {', '.join(answers)}")
+    code = "".join(answers[exercise]["source"])
+    lines = [line for line in code.splitlines() if not line.startswith("### ")]
+    return Markdown("```python\n" + "\n".join(lines).strip() + "\n```")
+
+
+def _unanswered() -> None:
+    assert not os.environ.get(GRADING), NOT_ANSWERED
+    print(NOT_ANSWERED)
 
 
 def _fresh(case: tuple[Any, ...]) -> list[Any]:

@@ -347,9 +347,7 @@ def test_reports_tell_what_a_notebook_measured(tmp_path: Path, monkeypatch: pyte
     arguments = {"setting": "digits | birds", "controls": {"c": [1, 1, 1.01]}, "ledger": path}
     bundle = displayed(monkeypatch, "svmax.recall", [1, 1.1, 0.9], **arguments)
     results = claims.collect([notebook(tmp_path / "03_svmax.ipynb", bundle)], path)
-    counted = (
-        "1 effect: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested"
-    )
+    counted = "1 effect: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested"
     text = ledger_table(results, ledger=path)
     lines = text.splitlines()
     assert re.split(" {2,}", lines[1])[:3] == ["svmax.recall", "supported, provisional", "(✔) – – –"]
