@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 STAMP = "closing_the_gap"
-SHOWS = {"show", "curve", "dumbbells", "explorer"}
+SHOWS = {"show", "curve", "dumbbells", "explorer", "verdicts"}
 """Calls that draw: on a line of their own they move no number."""
 INJECTED = "injected-parameters"
 PACKAGES = ("torch", "torchvision", "pytorch-metric-learning", "numpy")

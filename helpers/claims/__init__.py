@@ -3,7 +3,7 @@
 from helpers.claims.ledger import LEDGER, ClaimError, load_ledger
 from helpers.claims.measurement import MIME, Measurement
 from helpers.claims.recording import collect, record, record_lead
-from helpers.claims.report import leads, ledger_table
+from helpers.claims.report import leads, ledger_table, verdicts
 from helpers.claims.standing import measured, standings
 from helpers.claims.verdict import judge
 from helpers.experiments.comparison import Gate, paired_interval
@@ -24,4 +24,5 @@ __all__ = [
     "record",
     "record_lead",
     "standings",
+    "verdicts",
 ]

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from jinja2 import Environment, PackageLoader
 from helpers.claims.ledger import LEDGER, Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
-from helpers.claims.verdict import ANSWERS, DECIDED, POSITIVE, TIERS, VERDICTS, Verdict, judge
+from helpers.claims.verdict import ANSWERS, DECIDED, FEWEST_SEEDS, POSITIVE, TIERS, VERDICTS, Verdict, judge
 from helpers.experiments.comparison import Interval
+from helpers.experiments.evidence import all_evidence
 from helpers.tables import aligned, markdown_table
 
 if TYPE_CHECKING:
@@ -78,6 +80,15 @@ def leads(evidence: Evidence | None, baseline: str, *claims: str) -> Markdown:
     return Markdown(markdown_table(["lead over", *over], body) if body else "No evidence is kept here yet.")
 
 
+def verdicts(chapter: str) -> Markdown:
+    """What the kept evidence says of a chapter's claims, its identities aside, as a table."""
+    stand = [
+        s for s in standings([], all_evidence()) if s.row.chapter == chapter and s.row.kind != "identity"
+    ]
+    body = [[v["row"].label, v["verdict"], v["result"], v["because"]] for v in map(view, stand)]
+    return Markdown(markdown_table(["claim", "verdict", "result", "because of the method?"], body))
+
+
 def because_text(verdict: Verdict) -> str:
     """Whether the method is the reason for an effect that was found: what its controls say."""
     if verdict.verdict not in POSITIVE or not verdict.controls:
@@ -133,11 +144,14 @@ def row_lines(row: Claim) -> list[tuple[str, str]]:
 
 def card(row: Claim, measurement: Measurement) -> tuple[str, str]:
     """A measured claim as text and as folded HTML without colours of its own, for a light or dark theme."""
-    verdict = judge(row, measurement)
+    verdict, sign = judge(row, measurement), ""
+    if measurement.effects is not None and verdict.seeds < FEWEST_SEEDS:
+        verdict = replace(verdict, provisional=(f"fewer than {FEWEST_SEEDS} seeds",))
+        sign = f"({SIGNS[verdict.verdict]})"
     head = [verdict_text(verdict), row.label, result_text(row, verdict, measurement)]
     lines = [("Claim", row.claim), *measured_lines(row, measurement, verdict), *row_lines(row)]
     text = "\n".join([" · ".join(head), *(f"  {name}: {text}" for name, text in lines)])
-    return text, render("card.html.j2", sign=SIGNS[verdict.verdict], head=head, lines=lines)
+    return text, render("card.html.j2", sign=sign or SIGNS[verdict.verdict], head=head, lines=lines)
 
 
 def tally(stand: Sequence[Standing]) -> str:

@@ -144,7 +144,7 @@ def _draw_lane(
 
 
 def _keep_to_runs(axes: Axes, values: pd.Series) -> None:
-    """The axis shows the runs and a margin: an interval from two seeds is often ten times as wide as they."""
+    """The axis shows the runs and a margin: an interval from three seeds may be several times as wide."""
     margin = 0.4 * (values.max() - values.min())
     if margin > 0:
         left, right = axes.get_xlim()
@@ -152,9 +152,9 @@ def _keep_to_runs(axes: Axes, values: pd.Series) -> None:
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
-    """The 95 % interval of a mean over seeds; no width where one cannot be told."""
+    """The 95 % interval of a mean over seeds; no width for fewer than three, whose interval tells nothing."""
     interval = paired_interval(list(values))
-    return (interval.low, interval.high) if interval.df else (interval.mean, interval.mean)
+    return (interval.low, interval.high) if interval.df > 1 else (interval.mean, interval.mean)
 
 
 def _arms(sources: Sequence[Results]) -> list[Arm]:
@@ -184,7 +184,7 @@ def _legend_of_marks(figure: Figure, sources: Sequence[Results], metric: str) ->
 
     marks = [mark("o", source.source == OWN, _source(source, metric)) for source in sources]
     if any(_seeds(source, metric) > 1 for source in sources):
-        marks.append(mark("D", sources[-1].source == OWN, "mean with its 95 % interval"))
+        marks.append(mark("D", sources[-1].source == OWN, "mean, from three seeds on with its 95 % interval"))
     figure.legend(
         handles=marks, loc="outside lower left", ncols=len(marks), handletextpad=0.2, columnspacing=1.4
     )

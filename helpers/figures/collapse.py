@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 from torch import Tensor
 
 from helpers.experiments import Results
 from helpers.experiments.drawing import source_name
 from helpers.figures.bounds import concentrated_rows
 from helpers.plotting import PALETTE, titled
-from helpers.ring import CENTRES
+from helpers.ring import CENTRES, STD
 from helpers.svmax import mean_singular_value, singular_value_bounds
 
 SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -67,13 +68,14 @@ def pushes_figure(spectrum: Tensor, pushes: Mapping[str, Tensor], title: str = "
     figure = Figure(figsize=(9.5, 2.9), layout="constrained")
     axes, places = figure.subplots(1, 1 + len(pushes)), range(1, len(spectrum) + 1)
     for ax, (name, values) in zip(axes, {"in the batch": spectrum, **pushes}.items(), strict=True):
+        values = values if name == "in the batch" else values / values.abs().max()
         ax.bar(places, np.asarray(values), color=PALETTE[PUSHERS.get(name, "grey")], width=0.85)
         ax.axhline(0, color=PALETTE["ink"], linewidth=0.8)
         ax.set_title(name, fontsize=11)
         ax.set(xlabel="direction, strongest first")
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("singular value")
-    axes[1].set_ylabel("push along it")
+    axes[1].set_ylabel("push along it, of the largest")
     told = "; ".join(
         f"{name}: {v[0]:.3g} on the strongest, {v[-1]:.3g} on the weakest" for name, v in pushes.items()
     )
@@ -159,7 +161,8 @@ def ring_figure(points: Mapping[str, Tensor], title: str = "") -> tuple[Figure, 
         figure.subplots(len(points), runs, squeeze=False), points.items(), strict=True
     ):
         for ax, cloud in zip(row, clouds, strict=True):
-            ax.scatter(*CENTRES.T, s=75, facecolors="none", edgecolors=PALETTE["grey"], linewidths=0.9)
+            for centre in CENTRES:  # the radius within which a point counts
+                ax.add_patch(Circle(centre, 3 * STD, fill=False, color=PALETTE["grey"], linewidth=0.9))
             ax.scatter(*cloud.T, s=3, color=PALETTE["grey" if name == "nothing" else "blue"], linewidths=0)
             ax.set(xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), aspect="equal", xticks=[], yticks=[])
         row[0].set_ylabel(name)

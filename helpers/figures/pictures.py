@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from helpers.data import ImageSet
-from helpers.plotting import PALETTE
+from helpers.plotting import PALETTE, titled
 from helpers.retrieval import nearest_neighbours
 
 
@@ -61,6 +61,7 @@ def heatmaps_figure(
     rows: Sequence[object],
     columns: Sequence[object],
     labels: tuple[str, str],
+    finding: str = "",
 ) -> tuple[Figure, str]:
     """One heat map of numbers per panel, all with the same rows and columns, named by `labels`."""
     figure = Figure(figsize=(3.3 * len(panels), 2.6), layout="constrained")
@@ -78,7 +79,7 @@ def heatmaps_figure(
         f"{title} is best, {panels[title][r][c]:.3f}, at {labels[0]} {rows[r]}, {labels[1]} {columns[c]}"
         for title, (r, c) in best.items()
     )
-    return figure, f"Heat maps over {labels[0]} and {labels[1]}: {told}."
+    return titled(figure, finding, f"Heat maps over {labels[0]} and {labels[1]}: {told}.")
 
 
 def _picture(axes: Axes, part: ImageSet, index: int) -> None:
