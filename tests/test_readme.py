@@ -24,16 +24,25 @@ def test_what_it_says_of_the_claims_is_current() -> None:
     assert sum(name in told for name in short) >= 30
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in (PROJECT_ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_commands_and_files_exist(page: str) -> None:
-    text = (PROJECT_ROOT / page).read_text(encoding="utf-8")
+    path = PROJECT_ROOT / page
+    text = path.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)\)", text)
     files = re.findall(r"`((?:helpers|tests|reproduce|notebooks)/[\w/.]+)`", text)
-    assert len(links) > 3
-    assert [f for f in (*links, *files) if "NN" not in f and not (PROJECT_ROOT / f).exists()] == []
+    assert links
+    there = [path.parent / link for link in links if "://" not in link] + [PROJECT_ROOT / f for f in files]
+    assert [f for f in there if "NN" not in f.name and not f.exists()] == []
     makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
-    assert {"study", "audit", "test"} <= targets
+    assert page not in PAGES[:2] or {"audit", "test"} <= targets
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
 
 
