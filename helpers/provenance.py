@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 STAMP = "closing_the_gap"
 SHOWS = {"show", "curve", "dumbbells", "explorer", "verdicts"}
 """Calls that draw: on a line of their own they move no number."""
+TITLE = "finding"
+"""The name of a figure's title in the notebooks."""
 INJECTED = "injected-parameters"
 PACKAGES = ("torch", "torchvision", "pytorch-metric-learning", "numpy")
 MOVES_NO_NUMBER = {
@@ -53,7 +55,7 @@ def source_hash(nb: NotebookNode) -> str:
 def numbers_hash(nb: NotebookNode) -> str:
     """sha256 over the code that a notebook's numbers come from, as the compiler sees it.
 
-    Comments, docstrings, figures (SHOWS) and Markdown do not count, nor do exercises, their
+    Comments, docstrings, figures (SHOWS), their titles and Markdown do not count, nor do exercises, their
     solutions and the parameters cell: a stamp keeps the parameters themselves.
 
     Raises:
@@ -111,18 +113,21 @@ def code_of(cells: Iterable[NotebookNode]) -> list[ast.Module]:
 def _essence(node: Any) -> Any:
     """A syntax tree as lists, alike in every Python: no docstrings, figures, positions or empty fields."""
     if isinstance(node, list):
-        return [_essence(n) for n in node if not (isinstance(n, ast.Expr) and _only_shows(n.value))]
+        return [_essence(n) for n in node if not _only_shows(n)]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
     return [type(node).__name__, *([name, _essence(value)] for name, value in fields)]
 
 
-def _only_shows(node: ast.expr) -> bool:
-    """A docstring, or a call such as `plotting.show(...)` and `runs.curve(...)` on a line of its own."""
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Attribute) and node.func.attr in SHOWS
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _only_shows(node: Any) -> bool:
+    """A docstring, a title (`finding = ...`), or a call such as `plotting.show(...)` on a line of its own."""
+    if isinstance(node, ast.Assign):
+        return [getattr(target, "id", "") for target in node.targets] == [TITLE]
+    value = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(value, ast.Call):
+        return isinstance(value.func, ast.Attribute) and value.func.attr in SHOWS
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _reached(code: list[ast.Module], package: Path) -> dict[str, ast.Module]:

@@ -141,6 +141,8 @@ def test_numbers_hash_passes_over_figures_and_sees_what_is_drawn() -> None:
     plain = of("runs = sweep(3)")
     assert of("runs = sweep(3)", 'runs.show("accuracy", title="a finding")') == plain
     assert of("runs = sweep(3)", "plotting.show(*figure(runs))") == plain
+    assert of('finding = "It helps"\nruns = sweep(3)', "plotting.show(*figure(runs, finding))") == plain
+    assert of('found = "It helps"\nruns = sweep(3)') != plain
     assert of("runs = sweep(3)", "shown = runs.show(4)") != plain  # its value may be used
     assert of("runs = sweep(3)", "runs.drop(1)") != plain
 
