@@ -96,6 +96,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "map_steps": 4,
         "device": "cpu",
     },
+    "02_optimisation": {
+        "seed": 1,
+        "seeds": 2,
+        "species": 8,
+        "unseen": 4,
+        "steps": 20,
+        "learning_rates": [0.03, 0.1],
+        "device": "cpu",
+    },
     "03_feature_augmentation": {
         "seed": 1,
         "seeds": 1,
