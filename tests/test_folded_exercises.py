@@ -418,6 +418,32 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "no mean works": ("'a'", "Not 'a': then no mean would work"),
         "valleys": ("'c'", "Not 'c': between valleys the loss is high"),
     },
+    ("05_evaluation", "ex-r"): {
+        "the first R - 1 places": (
+            """
+            R, place = hits.sum(1), torch.arange(1, hits.shape[1] + 1)
+            return (hits & (place < R[:, None])).sum(1) / R
+            """,
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+        "ten places for every row": (
+            "return hits[:, :10].float().mean(1)",
+            r"(?s)case 2: expected tensor.*R differs from row to row",
+        ),
+        "the mean over all places": (
+            "return hits.float().mean(1)",
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+        "MAP@R": (
+            "return map_at_r(hits)",
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+    },
+    ("05_evaluation", "ex-leak"): {
+        "an honest margin": ("'a'", "Not 'a': an honest margin does not mend the epoch"),
+        "the mean of five": ("'c'", "Not 'c': five gifts have a mean"),
+        "fixed after a look": ("'d'", "Not 'd': a number read off the test curve"),
+    },
     ("04_losses", "ex-active"): {
         "the mean over all triplets": (
             """
@@ -591,6 +617,7 @@ RIGHT = {
     ("05_two_head", "ex-leak"): "'b'",
     ("02_optimisation", "ex-mean"): "'b'",
     ("04_losses", "ex-log"): "'b'",
+    ("05_evaluation", "ex-leak"): "'b'",
     ("06_closing_the_gap", "ex-touch"): "'c'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
@@ -598,7 +625,9 @@ ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
 SPECIALISTS = {"softmax": 0.2, "softmax, un-pooled": 0.4, "triplet": 0.5, "triplet, pooled": 0.3}
 LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
+LOSSES = {"contrastive": 0.3, "softmax": 0.5, "Multi-Similarity": 0.4, "HORDE": 0.2}
 NUMBERS = {
+    "losses": LOSSES,
     "modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS, "gap": SPECIALISTS,
 }  # fmt: skip
 

@@ -121,6 +121,16 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rates": [0.01, 0.1],
         "device": "cpu",
     },
+    "05_evaluation": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 8,
+        "unseen": 8,
+        "steps": 8,
+        "epochs": 2,
+        "learning_rates": [0.003],
+        "device": "cpu",
+    },
 }
 ON_PHOTOS = ["01_introduction", "02_knowledge_evolution", "03_svmax"]
 """Chapters that take their images from `dataset`; chapter 5 does too, and needs minutes on 81 classes."""
