@@ -76,6 +76,11 @@ def test_training_is_the_same_for_a_seed_moves_trunk_and_head_and_lowers_the_los
     assert values[1] < values[0]
 
 
+def test_every_learner_weighs_the_same_in_the_embedding_that_is_kept() -> None:
+    rows = trial.Embedder(learners()).eval()(images(6, 2)[:][0])
+    torch.testing.assert_close(rows.unflatten(1, (4, 2)).norm(dim=2), torch.full((6, 4), 0.5))
+
+
 @pytest.mark.parametrize("clusters", ["k-means", "random"])
 def test_a_learner_sees_its_own_cluster_only_and_the_last_round_is_for_all(clusters: str) -> None:
     part = images(40, 5)
