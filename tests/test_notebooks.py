@@ -101,7 +101,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "seeds": 2,
         "species": 10,
         "unseen": 8,
-        "steps": 4,
+        "steps": 10,
         "device": "cpu",
     },
     "04_losses": {
@@ -109,7 +109,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "seeds": 2,
         "species": 10,
         "unseen": 8,
-        "steps": 4,
+        "steps": 10,
         "learning_rates": [0.01],
         "device": "cpu",
     },
