@@ -107,18 +107,19 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "03_feature_augmentation": {
         "seed": 1,
-        "seeds": 1,
-        "species": 8,
+        "seeds": 2,
+        "species": 10,
         "unseen": 8,
         "steps": 10,
         "device": "cpu",
     },
     "04_losses": {
         "seed": 1,
-        "species": 8,
+        "seeds": 2,
+        "species": 10,
         "unseen": 8,
         "steps": 10,
-        "learning_rates": [0.01, 0.1],
+        "learning_rates": [0.01],
         "device": "cpu",
     },
     "05_evaluation": {

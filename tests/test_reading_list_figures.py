@@ -15,17 +15,6 @@ def heights(figure: Figure, panel: int = 0) -> list[float]:
     return [bar.get_width() for bar in figure.axes[panel].patches]
 
 
-def test_arrows_point_where_a_loss_pulls_and_the_alt_text_counts_who_moves() -> None:
-    points = torch.eye(2).repeat(2, 1)[:3]
-    pulls = {"one": torch.tensor([[1.0, 0], [0, 0], [0, 0.5]]), "all": torch.ones(3, 2)}
-    figure, alt = ranking_losses.pulls_figure(points, torch.arange(3), pulls, "Found")
-    assert alt.startswith("Found. 3 points")
-    assert "one moves 2 of 3; all moves 3 of 3" in alt
-    arrows = [text for text in figure.axes[0].texts if text.arrow_patch]
-    assert len(arrows) == 2
-    assert arrows[0].xy == (1.0, 0.0) or arrows[0].xyann == (1.0, 0.0)  # starts at its point
-
-
 def test_diagnostics_are_in_margins_and_say_where_they_end() -> None:
     path = pd.DataFrame({"loss": [0.4] * 30, "active triplets": [1.0] * 30})
     paths = {("batch-all", 0.1): path / 2, ("batch-hard", 0.1): path, ("batch-hard", 1.0): path / 4}
@@ -51,23 +40,17 @@ def test_spreading_tells_the_first_and_the_last_accuracy() -> None:
 
 
 def test_scores_are_bars_of_their_length() -> None:
-    figure, alt = ranking_losses.scores_figure({"a": 0.25, "b": 0.5}, chance=0.1)
-    assert heights(figure) == [0.25, 0.5]
-    assert alt == "a 0.25, b 0.50."
     figure, alt = feature_augmentation.bars_figure({"S": 0.125, "M": 0.5}, "recall", "Found")
     assert heights(figure) == [0.125, 0.5]
     assert alt == "Found. recall: S 0.125, M 0.500."
 
 
-def test_rows_of_images_and_arms_of_seeds() -> None:
+def test_rows_of_images_are_named() -> None:
     figure, alt = feature_augmentation.rows_figure(
         {"up": torch.rand(4, 3, 8, 8), "down": torch.rand(4, 3, 8, 8)}
     )
     assert len(figure.axes) == 8
     assert "4 images in each of the rows up, down" in alt
-    scores = {"whole": {"a": [0.1, 0.3], "b": [0.5]}, "covered": {"a": [0.0], "b": [0.2]}}
-    _, alt = feature_augmentation.arms_figure(scores, "recall")
-    assert "whole, a: 0.20; whole, b: 0.50; covered, a: 0.00; covered, b: 0.20" in alt
 
 
 def test_moments_say_how_far_the_kinds_lie_apart() -> None:

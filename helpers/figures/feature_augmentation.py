@@ -29,30 +29,6 @@ def rows_figure(rows: Mapping[str, Tensor], finding: str = "") -> tuple[Figure, 
     return titled(figure, finding, f"{count} images in each of the rows {', '.join(rows)}.")
 
 
-def arms_figure(
-    scores: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str, finding: str = ""
-) -> tuple[Figure, str]:
-    """A group of columns for each question, in it a column of dots for each arm, a dot for each seed.
-
-    Args:
-        scores: question -> arm -> values of the seeds.
-    """
-    figure = Figure(figsize=(8.5, 3.5), layout="constrained")
-    ax, said = figure.subplots(), []
-    for place, (question, arms) in enumerate(scores.items()):
-        for i, ((name, values), color) in enumerate(zip(arms.items(), THREE, strict=False)):
-            x = place + 0.22 * (i - (len(arms) - 1) / 2)
-            ax.plot([x] * len(values), values, "o", color=color, alpha=0.75)
-            label = None if place else name
-            ax.hlines(np.mean(values), x - 0.09, x + 0.09, color=color, linewidth=3, label=label)
-            said.append(f"{question}, {name}: {np.mean(values):.2f}")
-    ax.set_xticks(range(len(scores)), list(scores))
-    ax.set(ylabel=ylabel, ylim=(0, None), xlim=(-0.6, len(scores) - 0.4))
-    ax.grid(axis="x", visible=False)
-    ax.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    return titled(figure, finding, "Means over seeds: " + "; ".join(said) + ".")
-
-
 def moments_figure(
     local: Tensor, first: Tensor, second: Tensor, labels: Tensor, finding: str = ""
 ) -> tuple[Figure, str]:

@@ -1,4 +1,4 @@
-"""Pictures of the notebook on losses: pulls on a circle, collapse, weights of pairs, spreading labels."""
+"""Pictures of the notebook on losses: collapse, weights of pairs, spreading labels."""
 
 from __future__ import annotations
 
@@ -12,41 +12,11 @@ from torch import Tensor
 
 from helpers.plotting import PALETTE, titled
 
-KINDS = (("o", PALETTE["blue"]), ("s", PALETTE["orange"]), ("^", PALETTE["green"]))
 COLORS = {
     "batch-all": PALETTE["sky"],
     "batch-all, active": PALETTE["purple"],
     "batch-hard": PALETTE["orange"],
 }
-
-
-def pulls_figure(
-    points: Tensor, labels: Tensor, pulls: Mapping[str, Tensor], finding: str = ""
-) -> tuple[Figure, str]:
-    """Points (N, 2) on the unit circle, a panel for each loss, arrows where it pulls them.
-
-    Args:
-        labels: (N,), 0 to 2.
-        pulls: name of a loss -> minus its gradient (N, 2); the longest arrow of each has the same length.
-    """
-    figure = Figure(figsize=(3.1 * len(pulls), 3.5), layout="constrained")
-    moved = []
-    for ax, (name, pull) in zip(figure.subplots(1, len(pulls), squeeze=False)[0], pulls.items(), strict=True):
-        arrows = 0.75 * pull / pull.norm(dim=1).max()
-        turn = np.linspace(0, 2 * np.pi, 100)
-        ax.plot(np.cos(turn), np.sin(turn), color=PALETTE["grey"], linewidth=0.8)
-        for (x, y), (dx, dy) in zip(points.tolist(), arrows.tolist(), strict=True):
-            if abs(dx) + abs(dy) > 0.02:
-                how = {"arrowstyle": "->", "color": PALETTE["ink"], "linewidth": 1.5}
-                ax.annotate("", (x + dx, y + dy), (x, y), arrowprops=how)
-        for kind, (marker, color) in enumerate(KINDS):
-            ax.plot(*points[labels == kind].T, marker, color=color, markersize=9)
-        moved.append(f"{name} moves {int((arrows.norm(dim=1) > 0.02).sum())} of {len(points)}")
-        ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
-        ax.set_title(name, loc="center", fontsize=10)
-        ax.axis("off")
-    alt = f"{len(points)} points of three classes on a circle, an arrow for each pull: {'; '.join(moved)}."
-    return titled(figure, finding, alt)
 
 
 def diagnostics_figure(
@@ -143,16 +113,3 @@ def spreading_figure(
 def _band(ax: Axes, x: Sequence[int], runs: np.ndarray, name: str, color: str) -> None:
     ax.plot(x, runs.mean(0), "o-", color=color, label=name, markersize=4)
     ax.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.15, linewidth=0)
-
-
-def scores_figure(scores: Mapping[str, float], chance: float, finding: str = "") -> tuple[Figure, str]:
-    """A bar for each network: how well it retrieves."""
-    figure = Figure(figsize=(7.5, 0.4 * len(scores) + 1), layout="constrained")
-    ax = figure.subplots()
-    ax.barh(list(scores), list(scores.values()), color=PALETTE["sky"])
-    ax.axvline(chance, color=PALETTE["ink"], linestyle=":", linewidth=1.2)
-    ax.annotate(" chance", (chance, -0.55), fontsize=9, va="bottom")
-    ax.set_ylim(len(scores) - 0.4, -1)
-    ax.set(xlabel="recall@1 of unseen classes")
-    ax.grid(axis="y", visible=False)
-    return titled(figure, finding, ", ".join(f"{name} {value:.2f}" for name, value in scores.items()) + ".")
