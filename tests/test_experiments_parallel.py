@@ -59,6 +59,20 @@ def test_same_results_and_order_as_a_loop(two_workers):
     assert {r[2] for r in results} == {1}
 
 
+def test_a_function_that_a_notebook_has_wrapped_in_a_cache_goes_to_the_workers_with_it(two_workers):
+    notebook = {"__name__": "__main__"}
+    exec(
+        "import functools, os, uuid\n"
+        "@functools.lru_cache(1)\ndef draw(seed):\n    return uuid.uuid4().hex\n"
+        "def run(seed):\n    return os.getpid(), draw(seed), draw.cache_parameters()['maxsize']",
+        notebook,
+    )
+    drawn = run_all(notebook["run"], [(7,)] * 6)
+    assert os.getpid() not in {process for process, _, _ in drawn}
+    assert len({draw for _, draw, _ in drawn}) == len({process for process, _, _ in drawn})  # once in each
+    assert {size for _, _, size in drawn} == {1}
+
+
 def test_one_worker_or_an_accelerator_stays_in_this_process(monkeypatch):
     plan = [(), (), ()]
     monkeypatch.setenv("CTG_WORKERS", "1")

@@ -410,7 +410,11 @@ def test_kept_evidence_is_solid_on_the_same_axes_in_the_same_colours(results, sh
     assert {row: sorted(solid) for row, solid in rows.items()} == {0: [False], 1: [False, True], 2: [True]}
     assert "kept evidence (study), 3 seeds: magnet 0.625, semi-hard 0.75; in this run" in alt
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["kept evidence (study), 3 seeds", "this run, 3 seeds", "mean with its 95 % interval"]
+    assert labels == [
+        "kept evidence (study), 3 seeds",
+        "this run, 3 seeds",
+        "mean, from three seeds on with its 95 % interval",
+    ]
 
 
 def test_curves_are_means_with_the_spread_of_the_seeds(results, shown):

@@ -9,6 +9,8 @@ leave after a minute without work, or with the process that started them.
 from __future__ import annotations
 
 import atexit
+import functools
+import io
 import os
 import pickle
 import signal
@@ -32,6 +34,24 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 60
 _REUSED_WITHIN = 45  # well before an idle worker leaves
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    """cloudpickle takes a notebook's function by value, but not one that `functools.cache` has wrapped."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, functools._lru_cache_wrapper) and value.__module__ == "__main__":
+            return _cached_again, (value.__wrapped__, value.cache_parameters())
+        return super().reducer_override(value)
+
+
+def _cached_again(function: Callable, parameters: dict[str, Any]) -> Callable:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _as_code(function: Callable) -> bytes:
+    _Pickler(file := io.BytesIO()).dump(function)
+    return file.getvalue()
 
 
 class Outcome(NamedTuple):
@@ -112,7 +132,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _side_by_side(function: Callable[..., Any], plan: Sequence[tuple], workers: int) -> Iterator[Outcome]:
-    code = cloudpickle.dumps(function)
+    code = _as_code(function)
     waiting = deque(enumerate(plan))
     busy: dict[Connection, tuple[_Worker, int]] = {}
 
