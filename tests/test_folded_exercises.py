@@ -386,6 +386,61 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "the pooled head": ("'a'", "Not 'a': if it does as well, the map is not needed"),
         "the copied map": ("'c'", "Not 'c': it removes the un-averaged map"),
     },
+    ("05_evaluation", "ex-r"): {
+        "the first R - 1 places": (
+            """
+            R, place = hits.sum(1), torch.arange(1, hits.shape[1] + 1)
+            return (hits & (place < R[:, None])).sum(1) / R
+            """,
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+        "ten places for every row": (
+            "return hits[:, :10].float().mean(1)",
+            r"(?s)case 2: expected tensor.*R differs from row to row",
+        ),
+        "the mean over all places": (
+            "return hits.float().mean(1)",
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+        "MAP@R": (
+            "return map_at_r(hits)",
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+    },
+    ("05_evaluation", "ex-leak"): {
+        "an honest margin": ("'a'", "Not 'a': an honest margin does not mend the epoch"),
+        "the mean of five": ("'c'", "Not 'c': five gifts have a mean"),
+        "fixed after a look": ("'d'", "Not 'd': a number read off the test curve"),
+    },
+    ("06_teachers_and_library", "ex-relative"): {
+        "the diagonal counts": (
+            "return (torch.cdist(student, student) - torch.cdist(teacher, teacher)).abs().mean()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. B \(B - 1\) pairs",
+        ),
+        "without the absolute value": (
+            """
+            gaps = torch.cdist(student, student) - torch.cdist(teacher, teacher)
+            return gaps.sum() / (len(gaps) * (len(gaps) - 1))
+            """,
+            r"case 1: expected [\d.]+, you say -?[\d.]+\. B \(B - 1\) pairs",
+        ),
+        "the released norm": (
+            "return (torch.cdist(student, student) - torch.cdist(teacher, teacher)).norm()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. B \(B - 1\) pairs",
+        ),
+        "squared gaps": (
+            """
+            gaps = torch.cdist(student, student) - torch.cdist(teacher, teacher)
+            return gaps.square().sum() / (len(gaps) * (len(gaps) - 1))
+            """,
+            r"case 1: expected [\d.]+, you say [\d.]+\. B \(B - 1\) pairs",
+        ),
+    },
+    ("06_teachers_and_library", "ex-part"): {
+        "nothing": ("'a'", "Not 'a': PML's default distance scales every row"),
+        "the loss alone": ("'b'", "Not 'b': the miner would go on"),
+        "the reducer": ("'d'", "Not 'd': a reducer only sees terms"),
+    },
     ("04_losses", "ex-active"): {
         "the mean over all triplets": (
             """
@@ -558,6 +613,8 @@ RIGHT = {
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
     ("04_losses", "ex-log"): "'b'",
+    ("05_evaluation", "ex-leak"): "'b'",
+    ("06_teachers_and_library", "ex-part"): "'c'",
     ("06_closing_the_gap", "ex-touch"): "'c'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
@@ -565,7 +622,11 @@ ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
 SPECIALISTS = {"softmax": 0.2, "softmax, un-pooled": 0.4, "triplet": 0.5, "triplet, pooled": 0.3}
 LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
+STUDENTS = {"student alone": 0.2, "absolute": 0.5, "relative": 0.4, "untaught teacher": 0.3}
+LOSSES = {"contrastive": 0.3, "softmax": 0.5, "Multi-Similarity": 0.4, "HORDE": 0.2}
 NUMBERS = {
+    "losses": LOSSES,
+    "students": STUDENTS,
     "modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS, "gap": SPECIALISTS,
 }  # fmt: skip
 

@@ -112,6 +112,26 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rates": [0.01, 0.1],
         "device": "cpu",
     },
+    "06_teachers_and_library": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 8,
+        "unseen": 8,
+        "image_size": 64,
+        "steps": 8,
+        "learning_rates": [0.01],
+        "device": "cpu",
+    },
+    "05_evaluation": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 8,
+        "unseen": 8,
+        "steps": 8,
+        "epochs": 2,
+        "learning_rates": [0.003],
+        "device": "cpu",
+    },
 }
 ON_PHOTOS = ["01_introduction", "02_knowledge_evolution", "03_svmax"]
 """Chapters that take their images from `dataset`; chapter 5 does too, and needs minutes on 81 classes."""
