@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from helpers.experiments.comparison import Interval
 from helpers.figures import evaluation, feature_augmentation, ranking_losses, teachers
-
 from helpers.plotting import PALETTE
 
 
