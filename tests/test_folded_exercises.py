@@ -418,32 +418,6 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "no mean works": ("'a'", "Not 'a': then no mean would work"),
         "valleys": ("'c'", "Not 'c': between valleys the loss is high"),
     },
-    ("05_evaluation", "ex-r"): {
-        "the first R - 1 places": (
-            """
-            R, place = hits.sum(1), torch.arange(1, hits.shape[1] + 1)
-            return (hits & (place < R[:, None])).sum(1) / R
-            """,
-            r"(?s)case 1: expected tensor.*R differs from row to row",
-        ),
-        "ten places for every row": (
-            "return hits[:, :10].float().mean(1)",
-            r"(?s)case 2: expected tensor.*R differs from row to row",
-        ),
-        "the mean over all places": (
-            "return hits.float().mean(1)",
-            r"(?s)case 1: expected tensor.*R differs from row to row",
-        ),
-        "MAP@R": (
-            "return map_at_r(hits)",
-            r"(?s)case 1: expected tensor.*R differs from row to row",
-        ),
-    },
-    ("05_evaluation", "ex-leak"): {
-        "an honest margin": ("'a'", "Not 'a': an honest margin does not mend the epoch"),
-        "the mean of five": ("'c'", "Not 'c': five gifts have a mean"),
-        "fixed after a look": ("'d'", "Not 'd': a number read off the test curve"),
-    },
     ("04_losses", "ex-active"): {
         "the mean over all triplets": (
             """
@@ -606,6 +580,61 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             r"case 4, value 2: expected 0, you say 1\. Compare both ends",
         ),
     },
+    ("05_evaluation", "ex-r"): {
+        "the first R - 1 places": (
+            """
+            R, place = hits.sum(1), torch.arange(1, hits.shape[1] + 1)
+            return (hits & (place < R[:, None])).sum(1) / R
+            """,
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+        "ten places for every row": (
+            "return hits[:, :10].float().mean(1)",
+            r"(?s)case 2: expected tensor.*R differs from row to row",
+        ),
+        "the mean over all places": (
+            "return hits.float().mean(1)",
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+        "MAP@R": (
+            "return map_at_r(hits)",
+            r"(?s)case 1: expected tensor.*R differs from row to row",
+        ),
+    },
+    ("05_evaluation", "ex-leak"): {
+        "an honest margin": ("'a'", "Not 'a': an honest margin does not mend the epoch"),
+        "the mean of five": ("'c'", "Not 'c': five gifts have a mean"),
+        "fixed after a look": ("'d'", "Not 'd': a number read off the test curve"),
+    },
+    ("06_teachers_and_library", "ex-relative"): {
+        "the diagonal counts": (
+            "return (torch.cdist(student, student) - torch.cdist(teacher, teacher)).abs().mean()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. B \(B - 1\) pairs",
+        ),
+        "without the absolute value": (
+            """
+            gaps = torch.cdist(student, student) - torch.cdist(teacher, teacher)
+            return gaps.sum() / (len(gaps) * (len(gaps) - 1))
+            """,
+            r"case 1: expected [\d.]+, you say -?[\d.]+\. B \(B - 1\) pairs",
+        ),
+        "the released norm": (
+            "return (torch.cdist(student, student) - torch.cdist(teacher, teacher)).norm()",
+            r"case 1: expected [\d.]+, you say [\d.]+\. B \(B - 1\) pairs",
+        ),
+        "squared gaps": (
+            """
+            gaps = torch.cdist(student, student) - torch.cdist(teacher, teacher)
+            return gaps.square().sum() / (len(gaps) * (len(gaps) - 1))
+            """,
+            r"case 1: expected [\d.]+, you say [\d.]+\. B \(B - 1\) pairs",
+        ),
+    },
+    ("06_teachers_and_library", "ex-part"): {
+        "nothing": ("'a'", "Not 'a': PML's default distance scales every row"),
+        "the loss alone": ("'b'", "Not 'b': the miner would go on"),
+        "the reducer": ("'d'", "Not 'd': a reducer only sees terms"),
+    },
 }
 RIGHT = {
     ("01_introduction", "ex-control"): "'c'",
@@ -617,8 +646,9 @@ RIGHT = {
     ("05_two_head", "ex-leak"): "'b'",
     ("02_optimisation", "ex-mean"): "'b'",
     ("04_losses", "ex-log"): "'b'",
-    ("05_evaluation", "ex-leak"): "'b'",
     ("06_closing_the_gap", "ex-touch"): "'c'",
+    ("05_evaluation", "ex-leak"): "'b'",
+    ("06_teachers_and_library", "ex-part"): "'c'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}

@@ -122,6 +122,16 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rates": [0.01],
         "device": "cpu",
     },
+    "06_teachers_and_library": {
+        "seed": 1,
+        "seeds": 3,
+        "species": 8,
+        "unseen": 8,
+        "image_size": 64,
+        "steps": 8,
+        "learning_rates": [0.01],
+        "device": "cpu",
+    },
     "05_evaluation": {
         "seed": 1,
         "seeds": 3,

@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from helpers.experiments.comparison import Interval
-from helpers.figures import evaluation, feature_augmentation, ranking_losses
+from helpers.figures import evaluation, feature_augmentation, ranking_losses, teachers
+from helpers.plotting import PALETTE
 
 
 def heights(figure: Figure, panel: int = 0) -> list[float]:
@@ -111,3 +112,24 @@ def test_leads_of_this_run_are_hollow_and_the_band_is_what_does_not_count() -> N
     faces = [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert faces[1] == "white" != faces[0]
     assert "kept evidence (study): new +0.050; this run: new +0.050. Below 0.03 nothing counts." in alt
+
+
+def test_a_turned_teacher_is_told_with_both_losses_at_its_angle() -> None:
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    curves = {"absolute": [0.0, 2.0, 0.0], "relative": [0.0, 0.0, 0.0]}
+    figure, alt = teachers.turned_figure(rows, rows, curves, 90)
+    assert "turned by 90 degrees" in alt
+    assert "absolute 1.00, relative 0.00" in alt  # half way from 0 to 180 degrees
+    assert len(figure.axes[0].lines) == 4  # two links, teacher and student
+
+
+def test_batches_tell_the_first_and_the_last_loss() -> None:
+    _, alt = teachers.batches_figure((8, 16), {"mean over pairs": [0.1, 0.1], "norm": [1.0, 2.0]})
+    assert alt == "For 8 to 16 images: mean over pairs from 0.10 to 0.10; norm from 1.00 to 2.00."
+
+
+def test_an_exchange_within_the_seeds_is_grey() -> None:
+    figure, alt = teachers.exchanges_figure([0.2, 0.3], {"in": 0.3, "out": 0.31}, "score", "Found")
+    inside, outside = (line.get_color() for line in figure.axes[0].lines)
+    assert inside == PALETTE["grey"] != outside
+    assert alt == "Found. score: nothing exchanged 0.20 to 0.30; in 0.30, out 0.31."

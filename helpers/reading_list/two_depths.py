@@ -1,6 +1,7 @@
 """A large network and a small one that is its beginning: maps of the same pictures from both.
 
-Both are frozen; a teacher's head learns from the maps of the one, a student's from those of the other.
+Both are frozen; a teacher's head learns from the maps of the one, a student's from those of the other. The
+small one is given the pictures at two thirds of their size, which saves more than half of the work again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers.backbones import load_backbone
 from helpers.data import ImageSet, seen_and_unseen
@@ -19,7 +21,8 @@ CHANNELS = {DEEP: 192, SHALLOW: 80}
 
 
 class Pair(NamedTuple):
-    """Maps (N, C, h, w) of the same pictures, and their labels (N,)."""
+    """Maps of the same pictures, (N, C, h, w) from the large network, fewer and smaller ones from the
+    small network, and labels (N,)."""
 
     deep: Tensor
     shallow: Tensor
@@ -57,7 +60,7 @@ def two_depths(
     images: tuple[int, int] = (16, 8),
     device: torch.device | str = "cpu",
 ) -> TwoDepths:
-    """Maps after `DEEP` and after `SHALLOW` blocks; every seed draws classes anew.
+    """Maps after `DEEP` blocks, and after `SHALLOW` blocks of smaller pictures; a seed draws classes anew.
 
     Args:
         dataset: "birds", or what `load_dataset` takes.
@@ -73,9 +76,17 @@ def two_depths(
     return TwoDepths(train, test, parts.new, parts.total)
 
 
+def small(images: Tensor) -> Tensor:
+    """Images (N, 3, S, S) as the small network sees them: at two thirds of the side, a multiple of 32."""
+    side = max(32, 32 * round(images.shape[-1] / 48))
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
 def _pair(part: ImageSet, device: torch.device | str) -> Pair:
     images, labels = part[:]
-    pixels = load_backbone(output_stride=16).normalize(images)
-    whole = first_blocks(DEEP).to(device)
-    shallow = features_of(whole[: SHALLOW + 2], pixels, device)
-    return Pair(features_of(whole[SHALLOW + 2 :], shallow, device), shallow, labels)
+    normalize = load_backbone(output_stride=16).normalize
+    deep, shallow = (
+        features_of(first_blocks(blocks).to(device), normalize(pixels), device)
+        for blocks, pixels in ((DEEP, images), (SHALLOW, small(images)))
+    )
+    return Pair(deep, shallow, labels)
