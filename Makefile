@@ -47,7 +47,8 @@ assignment: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider notebooks
+	OMP_NUM_THREADS=1 CTG_WORKERS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider notebooks
 
 lint: $(READY)
 	$(PY) -m ruff check .
