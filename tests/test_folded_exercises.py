@@ -386,38 +386,6 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "the pooled head": ("'a'", "Not 'a': if it does as well, the map is not needed"),
         "the copied map": ("'c'", "Not 'c': it removes the un-averaged map"),
     },
-    ("02_optimisation", "ex-decay"): {
-        "decay in the gradient": (
-            "return adam(theta, gradient + decay * theta, (0, 0, 0), rate)[0]",
-            r"(?s)case 1: expected tensor.*The decay is no part of the gradient",
-        ),
-        "not scaled by the rate": (
-            "return adam((1 - decay) * theta, gradient, (0, 0, 0), rate)[0]",
-            r"(?s)case 1: expected tensor.*it is scaled by the rate",
-        ),
-        "the memory too": (
-            "return adam((1 - rate * decay) * theta, gradient, (0, 0, 0), rate)",
-            "case 1: expected the type Tensor, you return tuple",
-        ),
-    },
-    ("02_optimisation", "ex-cycles"): {
-        "halves the low rate": (
-            "return triangle(t, s, low, high) / 2 ** (math.floor(1 + t / (2 * s)) - 1)",
-            r"case 3: expected [\d.]+, you say [\d.]+\. .*the low rate stays",
-        ),
-        "halves at once": (
-            "return triangle(t, s, low, low + (high - low) / 2 ** math.floor(1 + t / (2 * s)))",
-            r"case 1: expected [\d.]+, you say [\d.]+\. What lies above the low rate",
-        ),
-        "never halves": (
-            "return triangle(t, s, low, high)",
-            r"case 3: expected [\d.]+, you say [\d.]+\. What lies above the low rate",
-        ),
-    },
-    ("02_optimisation", "ex-mean"): {
-        "no mean works": ("'a'", "Not 'a': then no mean would work"),
-        "valleys": ("'c'", "Not 'c': between valleys the loss is high"),
-    },
     ("04_losses", "ex-active"): {
         "the mean over all triplets": (
             """
@@ -635,6 +603,66 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "the loss alone": ("'b'", "Not 'b': the miner would go on"),
         "the reducer": ("'d'", "Not 'd': a reducer only sees terms"),
     },
+    ("01_architectures", "ex-deep"): {
+        "overfitting": ("'a'", "Not 'a': an overfitted network has few training errors"),
+        "vanishing gradients": ("'c'", "Not 'c': batch norm keeps them from vanishing"),
+    },
+    ("01_architectures", "ex-separable"): {
+        "the mixing forgotten": (
+            "return 1 / out",
+            r"case 1: expected 0\.\d+, you say 0\.\d+\. Depthwise has one filter a channel",
+        ),
+        "the input's channels": (
+            "return 1 / channels + 1 / kernel**2",
+            r"case 1: expected 0\.\d+, you say 0\.\d+\. .*the mixing has no k",
+        ),
+        "what is saved": (
+            "return 1 - 1 / out - 1 / kernel**2",
+            r"case 1: expected 0\.\d+, you say 0\.\d+\. Depthwise has one filter a channel",
+        ),
+    },
+    ("01_architectures", "ex-compound"): {
+        "width counted once": (
+            "return 1.2**phi, 1.1**phi, 1.15**phi, (1.2 * 1.1 * 1.15**2) ** phi",
+            r"case 1, value 4: expected 1\.92\d+, you say 1\.74\d+\. Width counts twice",
+        ),
+        "times instead of powers": (
+            "d, w, r = 1.2 * phi, 1.1 * phi, 1.15 * phi\nreturn d, w, r, d * w**2 * r**2",
+            r"case 2, value 1: expected 1\.44, you say 2\.4",
+        ),
+    },
+    ("02_optimisation", "ex-decay"): {
+        "decay in the gradient": (
+            "return adam(theta, gradient + decay * theta, (0, 0, 0), rate)[0]",
+            r"(?s)case 1: expected tensor.*The decay is no part of the gradient",
+        ),
+        "not scaled by the rate": (
+            "return adam((1 - decay) * theta, gradient, (0, 0, 0), rate)[0]",
+            r"(?s)case 1: expected tensor.*it is scaled by the rate",
+        ),
+        "the memory too": (
+            "return adam((1 - rate * decay) * theta, gradient, (0, 0, 0), rate)",
+            "case 1: expected the type Tensor, you return tuple",
+        ),
+    },
+    ("02_optimisation", "ex-cycles"): {
+        "halves the low rate": (
+            "return triangle(t, s, low, high) / 2 ** (math.floor(1 + t / (2 * s)) - 1)",
+            r"case 3: expected [\d.]+, you say [\d.]+\. .*the low rate stays",
+        ),
+        "halves at once": (
+            "return triangle(t, s, low, low + (high - low) / 2 ** math.floor(1 + t / (2 * s)))",
+            r"case 1: expected [\d.]+, you say [\d.]+\. What lies above the low rate",
+        ),
+        "never halves": (
+            "return triangle(t, s, low, high)",
+            r"case 3: expected [\d.]+, you say [\d.]+\. What lies above the low rate",
+        ),
+    },
+    ("02_optimisation", "ex-mean"): {
+        "no mean works": ("'a'", "Not 'a': then no mean would work"),
+        "valleys": ("'c'", "Not 'c': between valleys the loss is high"),
+    },
 }
 RIGHT = {
     ("01_introduction", "ex-control"): "'c'",
@@ -644,11 +672,12 @@ RIGHT = {
     ("04_l2_caf", "ex-forget"): "'b'",
     ("04_l2_caf", "ex-control"): "'c'",
     ("05_two_head", "ex-leak"): "'b'",
-    ("02_optimisation", "ex-mean"): "'b'",
     ("04_losses", "ex-log"): "'b'",
     ("06_closing_the_gap", "ex-touch"): "'c'",
     ("05_evaluation", "ex-leak"): "'b'",
     ("06_teachers_and_library", "ex-part"): "'c'",
+    ("01_architectures", "ex-deep"): "'b'",
+    ("02_optimisation", "ex-mean"): "'b'",
 }
 SHARES = {"softmax": 0.6, "centre": 0.5, "semi-hard": 0.4, "batch-hard": 0.1, "triplet-centre": 0.2}
 ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import densenet, efficientnet, inception, mobilenetv2, resnet
 
-MOBILE = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 2, 2), (6, 64, 2, 1))
+MOBILE = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 2, 2), (6, 64, 2, 2))
 """Stages of MobileNetV2 and EfficientNet: expansion, channels at width 1, blocks, stride of the first."""
 
 
@@ -49,29 +49,32 @@ def _resnet(width: int, outputs: int) -> nn.Module:
 
 
 def _densenet(width: int, outputs: int) -> nn.Module:
-    return densenet.DenseNet(width, (3, 3, 3, 3), 2 * width, num_classes=outputs)
+    return densenet.DenseNet(width, (3, 3, 3, 3), 8 * width // 5, num_classes=outputs)
 
 
 def _inception(width: int, outputs: int) -> nn.Module:
-    """All channels times width / 16; torchvision's counts are divisible by 16."""
+    """One block of each kind, all channels times width / 16; torchvision's counts are divisible by 16."""
     conv = partial(NarrowConv, share=width / 16)
     names = ("InceptionA", "InceptionB", "InceptionC", "InceptionD", "InceptionE", "InceptionAux")
     blocks = [conv, *(partial(getattr(inception, name), conv_block=conv) for name in names)]
     net = inception.Inception3(
         outputs, aux_logits=False, inception_blocks=blocks, init_weights=False, dropout=0
     )
+    for repeated in ("Mixed_5d", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7c"):
+        setattr(net, repeated, nn.Identity())
     net.Conv2d_1a_3x3.conv.stride = (1, 1)
     net.fc = nn.Linear(2048 * width // 16, outputs)
     return net
 
 
 def _mobilenet(width: int, outputs: int) -> nn.Module:
-    stages = [[t, c * width // 8, n, s] for t, c, n, s in MOBILE]
-    return mobilenetv2.MobileNetV2(outputs, inverted_residual_setting=stages, dropout=0)
+    return mobilenetv2.MobileNetV2(
+        outputs, width / 32, [list(stage) for stage in MOBILE], round_nearest=2, dropout=0
+    )
 
 
 def _efficientnet(width: int, outputs: int) -> nn.Module:
-    channels = [32, *(c * width // 8 for _, c, _, _ in MOBILE)]
+    channels = [5 * width // 2, *(c * width // 16 for _, c, _, _ in MOBILE)]
     stages = [
         efficientnet.MBConvConfig(t, 3 if i < 2 else 5, s, channels[i], channels[i + 1], n)
         for i, (t, _, n, s) in enumerate(MOBILE)
@@ -79,13 +82,25 @@ def _efficientnet(width: int, outputs: int) -> nn.Module:
     return efficientnet.EfficientNet(stages, 0.0, 0.0, num_classes=outputs)
 
 
-FAMILIES: dict[str, Callable[[int, int], nn.Module]] = {
-    "ResNet": _resnet,
-    "DenseNet": _densenet,
-    "Inception v3": _inception,
-    "MobileNetV2": _mobilenet,
-    "EfficientNet": _efficientnet,
+FAMILIES: dict[str, tuple[Callable[[int, int], nn.Module], int]] = {
+    "ResNet": (_resnet, 6),
+    "DenseNet": (_densenet, 4),
+    "Inception v3": (_inception, 1),
+    "MobileNetV2": (_mobilenet, 10),
+    "EfficientNet": (_efficientnet, 4),
 }
+"""How each family is made, and the width with which 48 pixels cost about as much as in the others."""
+
+
+def embedder(family: str, dim: int) -> nn.Module:
+    """A small member of a family: images (B, 3, S, S), of 48 pixels or more, to embeddings (B, dim).
+
+    Raises ValueError for another family than those of `FAMILIES`.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"no family is called {family!r}; there are {', '.join(FAMILIES)}")
+    make, width = FAMILIES[family]
+    return make(width, dim)
 
 
 def multiply_adds(network: nn.Module, images: Tensor) -> int:
