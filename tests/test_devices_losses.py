@@ -134,7 +134,8 @@ def test_a_compiled_loss_is_the_loss(name, autocast, device):
     torch.compiler.reset()
     backend = "inductor" if device.type == "cuda" else "aot_eager"  # the first needs a compiler on a CPU
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    rounding = torch.finfo(autocast).eps if autocast else 0  # torch compiles the backward pass under autocast
     for seed in (0, 1):
         data = batch(device, seed)
         found = value_and_gradient(compiled, *data, autocast)
-        assert_alike(found, value_and_gradient(loss, *data), 1e-3)
+        assert_alike(found, value_and_gradient(loss, *data), 1e-3 + rounding)
