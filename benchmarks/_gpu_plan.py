@@ -11,11 +11,11 @@ GROCERY = "data/grocery"
 QUICK_STUDIES = {
     "02": {
         "seeds": 2, "generations": 2, "species": 5, "per_class": 4, "per_test": 4, "epochs": 2,
-        "digit_epochs": 1, "retrieval_epochs": 1, "device": "cpu",
+        "digit_epochs": 1, "retrieval_epochs": 1,
     },
     "05": {
         "seeds": 2, "species": 6, "per_species": 16, "unseen": 8, "per_test": 4, "steps": 20,
-        "embedding_dim": 8, "device": "cpu",
+        "embedding_dim": 8,
     },
 }  # fmt: skip
 """Parameters with which a study takes seconds."""
@@ -50,7 +50,7 @@ def plan(quick: bool, device: str, root: Path = HERE.parent) -> list[Step]:
         return Step(name, what, minutes, script(benchmark, *options, *to), 2 * minutes)
 
     def study(chapter: str, what: str, minutes: float, needs: str = "") -> Step:
-        command = script("gpu_study", chapter, "--root", str(root), "--device", device)
+        command = script("gpu_study", chapter, "--root", str(root))
         return Step(f"study_{chapter}", what, minutes, command, 1.5 * minutes, "" if quick else needs)
 
     networks = ("resnet50",) if quick else ("resnet50", "densenet161", "inception_v3")
@@ -67,7 +67,7 @@ def plan(quick: bool, device: str, root: Path = HERE.parent) -> list[Step]:
         step("svmax_routes", "routes to the mean singular value", 0.5, "svmax_routes"),
         step("seconds_per_step", "a training step of each of the thesis's grids, for its cost", 1,
              "seconds_per_step", "--root", str(root)),
-        study("05", "two heads on an ImageNet network, birds of 128 px, six seeds", 7),
+        study("05", "two heads on an ImageNet network, birds of 96 px, six seeds", 7),
         study("02", "Knowledge Evolution of ResNet-18, groceries of 112 px, six seeds", 5.5, GROCERY),
     ]  # fmt: skip
 

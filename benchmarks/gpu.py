@@ -16,12 +16,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "build" / "gpu" / "site"
 """Where packages from wheels/ are unpacked."""
+NOT_HERE = {"jupyterlab", "latex2mathml", "nbconvert"}
+"""Of the project's packages those for its web pages."""
 
 
 def main() -> int:
@@ -32,12 +35,14 @@ def main() -> int:
         environment = os.environ | {"PYTHONPATH": path, "CTG_GPU_READY": "1", "PYTHONUNBUFFERED": "1"}
         return subprocess.call([sys.executable, *sys.argv], env=environment)
     from _gpu_plan import plan, table
-    from _gpu_runner import Runner
 
     if given.list:
         print(table(plan(given.quick, given.device)))
         return 0
-    root = ROOT if given.device == "cuda" and not given.quick else trial_root()
+    refuse_what_cannot_run(given)
+    from _gpu_runner import Runner
+
+    root = trial_root(given.device) if given.quick else ROOT
     steps = plan(given.quick, given.device, root)
     if unknown := sorted(set(given.names) - {step.name for step in steps}):
         known = ", ".join(step.name for step in steps)
@@ -60,26 +65,54 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def refuse_what_cannot_run(given: argparse.Namespace) -> None:
+    """SystemExit with the remedy, before anything runs."""
+    if given.device == "cpu" and not given.quick:
+        raise SystemExit("on a CPU this takes days: add --quick (make gpu DEVICE=cpu QUICK=1) for a trial")
+    if missing := [name for name in dependencies() if not is_installed(name)]:
+        names = " ".join(missing)
+        raise SystemExit(
+            f"not installed: {names}. Where there is a connection, run `make gpu-wheels ARGS='{names}'`, and "
+            "bring the folder wheels/ here"
+        )
+    import torch
+
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"torch {torch.__version__} finds no CUDA device; is a driver there (nvidia-smi)?")
+
+
+def dependencies() -> list[str]:
+    """The packages that the project names and that are used here."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = [re.match(r"[\w.-]+", line)[0] for line in tomllib.loads(text)["project"]["dependencies"]]
+    return [name for name in [*named, "pytest"] if name not in NOT_HERE]
+
+
+def is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def missing_packages_unpacked(wheels: Path, site: Path) -> None:
     """Unpack every wheel whose package is not installed; a wheel of Python code is a zip file."""
     for wheel in sorted(wheels.glob("*.whl")):
         name, version = wheel.name.split("-")[:2]
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            if not (site / f"{name}-{version}.dist-info").is_dir():
-                with zipfile.ZipFile(wheel) as file:
-                    file.extractall(site)
+        if not is_installed(name) and not (site / f"{name}-{version}.dist-info").is_dir():
+            with zipfile.ZipFile(wheel) as file:
+                file.extractall(site)
 
 
-def trial_root() -> Path:
+def trial_root(device: str) -> Path:
     """A small copy of the project for a trial, so that no number of it is taken for evidence.
 
     It has the notebooks, the ledger and the grids; the studies' grids ask for next to nothing in it.
     """
     from _gpu_plan import QUICK_STUDIES
 
-    root = ROOT / "build" / "gpu" / "trial"
+    root = ROOT / "build" / "gpu" / f"trial_{device}"
     for folder, pattern in (
         ("notebooks", "0*.ipynb"),
         ("reproduce/grids", "*.*"),
@@ -90,9 +123,10 @@ def trial_root() -> Path:
             shutil.copy2(file, root / folder)
     for chapter, values in QUICK_STUDIES.items():
         grid = root / "reproduce" / "grids" / f"{chapter}_gpu.yaml"
-        small = f"set: {{{', '.join(f'{name}: {value}' for name, value in values.items())}}}\n"
+        settings = ", ".join(f"{name}: {value}" for name, value in (values | {"device": device}).items())
+        small = f"set: {{{settings}}}\n"
         text = re.sub(r"(?ms)^set:\n(?:  .*\n)+", small, grid.read_text(encoding="utf-8"))
-        grid.write_text(re.sub(r"(?m)^gpus: 1\n", "", text), encoding="utf-8")
+        grid.write_text(text.replace("gpus: 1", f"gpus: {int(device == 'cuda')}"), encoding="utf-8")
     return root
 
 

@@ -138,7 +138,7 @@ def measured(images: ImageSet, count: int, side: int, device: torch.device) -> l
 
 
 def write_costs(rows: list[Row], where: str, root: Path) -> None:
-    """Seconds per step and GPU hours into `cost` of each grid in `root`, and into the table of their README."""
+    """Seconds per step and GPU hours into each grid's `cost` in `root`, and into their README's table."""
     readme = root / "reproduce" / "grids" / "README.md"
     page = readme.read_text(encoding="utf-8")
     for each in rows:
