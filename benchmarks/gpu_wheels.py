@@ -25,10 +25,11 @@ from helpers.chapters.study import first_plan, planned
 WHEELS = ROOT / "wheels"
 MOST_MIB = 64
 THERE = {
-    "aiohttp", "anyio", "attrs", "certifi", "click", "cloudpickle", "filelock", "jinja2", "joblib", "markupsafe",
-    "matplotlib", "numpy", "opencv-python", "packaging", "pandas", "pillow", "psutil", "pygments", "pytest",
-    "python-dateutil", "pyyaml", "requests", "safetensors", "scikit-image", "scikit-learn", "scipy", "seaborn",
-    "setuptools", "six", "timm", "torch", "torchvision", "tqdm", "triton", "typing-extensions", "urllib3",
+    "aiohttp", "anyio", "attrs", "certifi", "click", "cloudpickle", "filelock", "jinja2", "joblib",
+    "markupsafe", "matplotlib", "numpy", "opencv-python", "packaging", "pandas", "pillow", "psutil",
+    "pygments", "pytest", "python-dateutil", "pyyaml", "requests", "safetensors", "scikit-image",
+    "scikit-learn", "scipy", "seaborn", "setuptools", "six", "timm", "torch", "torchvision", "tqdm",
+    "triton", "typing-extensions", "urllib3",
 }  # fmt: skip
 """What is expected of the machine; opencv-python-headless does as well."""
 UNUSED = {"debugpy", "jedi", "jupyterlab-widgets", "widgetsnbextension"}
