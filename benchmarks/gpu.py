@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -33,20 +32,19 @@ def main() -> int:
         missing_packages_unpacked(ROOT / "wheels", SITE)
         path = os.pathsep.join([str(ROOT), str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"PYTHONPATH": path, "CTG_GPU_READY": "1", "PYTHONUNBUFFERED": "1"}
-        return subprocess.call([sys.executable, *sys.argv], env=environment)
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     from _gpu_plan import plan, table
 
+    root = ROOT / "build" / "gpu" / f"trial_{given.device}" if given.quick else ROOT
+    steps = plan(given.quick, given.device, root)
     if given.list:
-        print(table(plan(given.quick, given.device)))
+        print(table(steps))
         return 0
-    refuse_what_cannot_run(given)
+    refuse_what_cannot_run(given, [step.name for step in steps])
     from _gpu_runner import Runner
 
-    root = trial_root(given.device) if given.quick else ROOT
-    steps = plan(given.quick, given.device, root)
-    if unknown := sorted(set(given.names) - {step.name for step in steps}):
-        known = ", ".join(step.name for step in steps)
-        raise SystemExit(f"no step is called {unknown[0]!r}; the steps are {known}")
+    if given.quick:
+        make_trial(root, given.device)
     chosen = [step for step in steps if not given.names or step.name in given.names]
     return Runner(root, given.device, 60 * given.minutes).run(chosen)
 
@@ -65,8 +63,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def refuse_what_cannot_run(given: argparse.Namespace) -> None:
+def refuse_what_cannot_run(given: argparse.Namespace, names: list[str]) -> None:
     """SystemExit with the remedy, before anything runs."""
+    if unknown := sorted(set(given.names) - set(names)):
+        raise SystemExit(f"no step is called {unknown[0]!r}; the steps are {', '.join(names)}")
     if given.device == "cpu" and not given.quick:
         raise SystemExit("on a CPU this takes days: add --quick (make gpu DEVICE=cpu QUICK=1) for a trial")
     if missing := [name for name in dependencies() if not is_installed(name)]:
@@ -105,14 +105,13 @@ def missing_packages_unpacked(wheels: Path, site: Path) -> None:
                 file.extractall(site)
 
 
-def trial_root(device: str) -> Path:
-    """A small copy of the project for a trial, so that no number of it is taken for evidence.
+def make_trial(root: Path, device: str) -> None:
+    """A small copy of the project, so that no number of a trial is taken for evidence.
 
-    It has the notebooks, the ledger and the grids; the studies' grids ask for next to nothing in it.
+    It has the notebooks, the ledger and the grids; those of the studies ask for next to nothing.
     """
     from _gpu_plan import QUICK_STUDIES
 
-    root = ROOT / "build" / "gpu" / f"trial_{device}"
     for folder, pattern in (
         ("notebooks", "0*.ipynb"),
         ("reproduce/grids", "*.*"),
@@ -127,7 +126,6 @@ def trial_root(device: str) -> Path:
         small = f"set: {{{settings}}}\n"
         text = re.sub(r"(?ms)^set:\n(?:  .*\n)+", small, grid.read_text(encoding="utf-8"))
         grid.write_text(text.replace("gpus: 1", f"gpus: {int(device == 'cuda')}"), encoding="utf-8")
-    return root
 
 
 if __name__ == "__main__":

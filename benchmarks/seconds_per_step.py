@@ -146,7 +146,7 @@ def write_costs(rows: list[Row], where: str, root: Path) -> None:
         text = path.read_text(encoding="utf-8")
         line = re.search(r"(?m)^cost: .* = ([\d,]+) training steps; (.*)$", text)
         hours = int(line[1].replace(",", "")) * each["measured"] / 3600
-        said = f"{each['measured']:.4f} s per step on {where}: {hours:,.0f} GPU hours"
+        said = f"{each['measured']:.4f} s per step on {where}, so {hours:,.0f} GPU hours"
         write_atomically(path, text[: line.start(2)] + said + text[line.end(2) :])
         page = re.sub(rf"(?m)^(\| `{each['grid']}` \|.*\| )[^|]*( \|)$", rf"\g<1>{said}\g<2>", page)
     write_atomically(readme, page)

@@ -182,7 +182,7 @@ def test_only_packages_that_are_missing_are_unpacked(tmp_path: Path) -> None:
         "not_there",
         "not_there-1.0.dist-info",
     ]
-    code = "from importlib.metadata import version; import not_there; print(not_there.found, version('not_there'))"
+    code = "import importlib.metadata as m, not_there; print(not_there.found, m.version('not_there'))"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     said = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -219,12 +219,11 @@ def test_costs_are_written_and_written_again(tmp_path: Path) -> None:
     for seconds in (0.5, 0.01):
         rows = [{"grid": name, "measured": seconds} for name in seconds_per_step.RECIPES]
         seconds_per_step.write_costs(rows, "a GPU (2030-01-01)", tmp_path)
-    steps = 0
     for name in seconds_per_step.RECIPES:
         cost, before = load_grid(name, tmp_path).cost, load_grid(name).cost
         assert cost.partition(";")[0] == before.partition(";")[0]
         steps = int(re.search(r"= ([\d,]+) training", cost)[1].replace(",", ""))
-        said = f"0.0100 s per step on a GPU (2030-01-01): {steps / 360000:,.0f} GPU hours"
+        said = f"0.0100 s per step on a GPU (2030-01-01), so {steps / 360000:,.0f} GPU hours"
         assert cost.endswith(f"training steps; {said}")
         page = (tmp_path / "reproduce" / "grids" / "README.md").read_text()
         assert re.search(rf"(?m)^\| `{name}` \|.*\| {re.escape(said)} \|$", page)
