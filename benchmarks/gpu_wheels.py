@@ -26,12 +26,12 @@ WHEELS = ROOT / "wheels"
 MOST_MIB = 64
 THERE = {
     "aiohttp", "anyio", "attrs", "certifi", "click", "cloudpickle", "filelock", "jinja2", "joblib",
-    "markupsafe", "matplotlib", "numpy", "opencv-python", "packaging", "pandas", "pillow", "psutil",
+    "markupsafe", "matplotlib", "numpy", "opencv-python-headless", "packaging", "pandas", "pillow", "psutil",
     "pygments", "pytest", "python-dateutil", "pyyaml", "requests", "safetensors", "scikit-image",
     "scikit-learn", "scipy", "seaborn", "setuptools", "six", "timm", "torch", "torchvision", "tqdm",
     "triton", "typing-extensions", "urllib3",
 }  # fmt: skip
-"""What is expected of the machine; opencv-python-headless does as well."""
+"""What is expected of the machine."""
 UNUSED = {"debugpy", "jedi", "jupyterlab-widgets", "widgetsnbextension"}
 """Needed by what is used, but not for what it is used for: debugging, completion, pages in a browser."""
 FOR = ["--only-binary=:all:", "--python-version=3.12", "--implementation=cp"]
