@@ -41,17 +41,18 @@ class Step:
 def plan(quick: bool, device: str, root: Path = HERE.parent) -> list[Step]:
     """All steps; their results are written in `root`."""
     results, tiny = root / "reproduce" / "results", ("--quick",) * quick
+    more = 10 if quick else 1  # a trial is not about time
 
     def script(name: str, *options: str) -> tuple[str, ...]:
         return (sys.executable, str(HERE / f"{name}.py"), *options)
 
     def step(name: str, what: str, minutes: float, benchmark: str, *options: str) -> Step:
         to = ("--device", device, "--json", str(results / f"{name}_gpu.json"), *tiny)
-        return Step(name, what, minutes, script(benchmark, *options, *to), 2 * minutes)
+        return Step(name, what, minutes, script(benchmark, *options, *to), 2 * minutes * more)
 
     def study(chapter: str, what: str, minutes: float, needs: str = "") -> Step:
         command = script("gpu_study", chapter, "--root", str(root))
-        return Step(f"study_{chapter}", what, minutes, command, 1.5 * minutes, "" if quick else needs)
+        return Step(f"study_{chapter}", what, minutes, command, 1.5 * minutes * more, "" if quick else needs)
 
     networks = ("resnet50",) if quick else ("resnet50", "densenet161", "inception_v3")
     return [
