@@ -22,6 +22,7 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
 
 LONGEST_FIRST = (
     *("test_lab.py", "test_notebooks.py", "test_environment.py", "test_grid.py", "test_study.py"),
+    "test_gpu.py",
     "test_experiments_parallel.py",
 )
 """A worker takes a file as a whole, and has the next one waiting behind it: what takes minutes must neither
