@@ -5,9 +5,11 @@ READY := .venv/.ready
 PROFILE ?= local
 TIER ?= study
 EDITION ?= learner
+DEVICE ?= cuda
+MINUTES ?= 30
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 
-.PHONY: help reproduce lab test lint lock execute grid study audit assignment bench clean
+.PHONY: help reproduce lab test lint lock execute grid study audit assignment bench gpu gpu-wheels clean
 
 help:
 	@echo "make reproduce   run every chapter, write build/html and the claims table"
@@ -20,6 +22,8 @@ help:
 	@echo "make audit CHAPTER=05     run a study again with a few fresh seeds and compare"
 	@echo "make assignment CHAPTER=03  an nbgrader course with this chapter, in course/"
 	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
+	@echo "make gpu         all that needs a GPU, or what is left of it (MINUTES=30; DEVICE=cpu QUICK=1: a trial)"
+	@echo "make gpu-wheels  the packages that a machine with a GPU and PyTorch lacks, into wheels/"
 	@echo "make lock        renew requirements.lock"
 	@echo "make clean       remove build/ and data/cache/"
 
@@ -70,7 +74,14 @@ audit: $(READY)
 bench: $(READY)
 	$(PY) benchmarks/svmax_routes.py
 	$(PY) benchmarks/l2_caf_speed.py
-	$(PY) benchmarks/two_head_speed.py
+	$(PY) benchmarks/two_head_losses.py
+	$(PY) benchmarks/two_head_steps.py
+
+gpu: $(READY)
+	$(PY) benchmarks/gpu.py --device $(DEVICE) --minutes $(MINUTES) $(if $(QUICK),--quick) $(ARGS)
+
+gpu-wheels: $(READY)
+	$(PY) benchmarks/gpu_wheels.py $(ARGS)
 
 lock: $(READY)
 	$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

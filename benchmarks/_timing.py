@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from helpers.experiments import timing
+from helpers.files import write_atomically
 from helpers.tables import aligned
 from helpers.training import pick_device
 
@@ -26,6 +28,12 @@ Row = dict[str, Any]
 
 
 in_turn = functools.partial(timing.in_turn, warm_up=2)
+
+
+def rounds_within(seconds: float, calls: Calls, device: torch.device, least: int, most: int) -> int:
+    """How many rounds of all calls take so long, by one round after another that does not count."""
+    one = sum(taken[0] for taken in timing.in_turn(calls, 1, device, warm_up=1).values())
+    return max(least, min(most, int(seconds / max(one, 1e-9))))
 
 
 def ratio(times: Times, name: str, base: str, scale: float = 1.0) -> float:
@@ -62,6 +70,7 @@ def arguments_of(text: str, repeats: int | None, rounds: str = "rounds of every 
     parser.add_argument("--device", default=None, help="cuda, mps or cpu; the best present one by default")
     parser.add_argument("--repeats", type=int, default=repeats, help=rounds)
     parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default")
+    parser.add_argument("--quick", action="store_true", help="a trial run of tiny sizes")
     parser.add_argument("--json", type=Path, help="also write the figures, with device and versions, here")
     return parser
 
@@ -76,11 +85,11 @@ def started(parser: ArgumentParser) -> tuple[Namespace, torch.device]:
 
 
 def circumstances(packages: list[str], device: torch.device) -> Row:
-    """Device, load, versions and date."""
+    """Device, load, versions and date; of a GPU also what decides how fast and how exact it is."""
     threads = torch.get_num_threads()
-    name = f"{threads} thread{'s' if threads > 1 else ''}"
+    name, more = f"{threads} thread{'s' if threads > 1 else ''}", {}
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name, more = torch.cuda.get_device_name(device), _of_cuda(device)
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return {
         "device": f"{device.type}: {name}",
@@ -88,13 +97,32 @@ def circumstances(packages: list[str], device: torch.device) -> Row:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **more,
         **{package: version(package) for package in packages},
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
+def _of_cuda(device: torch.device) -> Row:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        driver = said.splitlines()[0].strip()
+    except (OSError, IndexError, subprocess.SubprocessError):
+        driver = "unknown"
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "capability": f"{facts.major}.{facts.minor}",
+        "memory_gib": round(facts.total_memory / 2**30, 1),
+        "tf32": f"convolutions {torch.backends.cudnn.allow_tf32}, "
+        f"matrix products {torch.backends.cuda.matmul.allow_tf32}",
+    }
+
+
 def write(path: Path, head: Row, packages: list[str], device: torch.device, **body: Any) -> None:
-    """Write `head`, then the `circumstances`, then `body`."""
+    """Write `head`, then the `circumstances`, then `body`; whole or not at all."""
     report = head | circumstances(packages, device) | body
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(report, indent=1) + "\n")

@@ -18,13 +18,16 @@ SHAPES = [
     *((144, 2), (144, 4), (144, 8), (144, 16), (48, 32), (144, 64), (144, 128), (64, 128), (32, 256)),
     *((256, 256), (512, 512), (2048, 512), (1024, 1024)),
 ]
+QUICK_SHAPES = [(12, 3), (3, 12)]
 ROUTES = ("svd", "gram", "polar")
 
 
-def measure(device: torch.device, repeats: int) -> list[dict[str, float | int]]:
+def measure(
+    shapes: list[tuple[int, int]], device: torch.device, repeats: int
+) -> list[dict[str, float | int]]:
     """One row per shape: median SVD milliseconds, and how many times faster each other route is."""
     rows = []
-    for b, d in SHAPES:
+    for b, d in shapes:
         embeddings = unit_rows(torch.randn(b, d, generator=torch.Generator().manual_seed(0))).to(device)
         embeddings.requires_grad_()
         calls = {
@@ -43,13 +46,14 @@ def measure(device: torch.device, repeats: int) -> list[dict[str, float | int]]:
 
 def main() -> None:
     arguments, device = started(arguments_of(__doc__, repeats=20))
-    rows = measure(device, arguments.repeats)
+    shapes, repeats = (QUICK_SHAPES, 1) if arguments.quick else (SHAPES, arguments.repeats)
+    rows = measure(shapes, device, repeats)
     if arguments.json:
         head = {
             "what": "forward + backward: median milliseconds of SVD, and how many times faster the other "
             "routes are, in calls that ran in turn"
         }
-        write(arguments.json, head, [], device, repeats=arguments.repeats, rows=rows)
+        write(arguments.json, head, [], device, repeats=repeats, quick=arguments.quick, rows=rows)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from helpers import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 # Kernels that tests start inherit these; numerical libraries read theirs when they load. Without them each
 # worker of pytest-xdist would start as many threads and processes as there are cores.
@@ -17,6 +22,7 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
 
 LONGEST_FIRST = (
     *("test_lab.py", "test_notebooks.py", "test_environment.py", "test_grid.py", "test_study.py"),
+    "test_gpu.py",
     "test_experiments_parallel.py",
 )
 """A worker takes a file as a whole, and has the next one waiting behind it: what takes minutes must neither
@@ -38,6 +44,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files of LONGEST_FIRST, in that order, then the others as they were."""
     rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is not None:
+        import torch  # seconds to load
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device is here")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The same test on the CPU and, where there is one, on a GPU, without TF32's rounding."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        yield torch.device(request.param)
 
 
 @pytest.fixture

@@ -6,65 +6,15 @@ import math
 
 import pytest
 import torch
+from losses import LOSSES, B, D, batch
 from networks import WithoutFloat64, seeded
-from pytorch_metric_learning.distances import CosineSimilarity
 from torch import nn
 from torch.nn import functional as F
 
 from helpers.l2_caf import L2CAF
 from helpers.retrieval import nearest_neighbours, retrieval_metrics
-from helpers.svmax import (
-    SVMaxRegularizer,
-    collapse_diagnostics,
-    mean_singular_value,
-    spread_out_loss,
-    svmax_loss,
-    unit_rows,
-)
-from helpers.two_head import (
-    BatchHardTripletLoss,
-    CentreLoss,
-    SemiHardTripletLoss,
-    TripletCentreLoss,
-    TwoHeadLoss,
-    TwoHeadOutput,
-)
+from helpers.svmax import collapse_diagnostics, mean_singular_value, unit_rows
 
-B, D, CLASSES = 300, 64, 30
-
-
-def batch(dtype=torch.float32):
-    """Embeddings (B, D) around one direction and classes (B,); half precision rounds, and no more."""
-    rows = torch.randn(B, D, generator=seeded(0)) + 1.5 * torch.randn(D, generator=seeded(1))
-    return rows.half().bfloat16().to(dtype), torch.arange(B) % CLASSES
-
-
-def two_heads(embeddings, labels, **options):
-    output = TwoHeadOutput(embeddings[:, :CLASSES], embeddings, embeddings, (embeddings[:, -CLASSES:],))
-    return TwoHeadLoss(SemiHardTripletLoss(), 0.5, **options)(output, labels)
-
-
-def centred(kind, embeddings, labels):
-    loss = kind(CLASSES, D)
-    loss.centres.data.copy_(torch.randn(CLASSES, D, generator=seeded(2)))
-    return loss(embeddings, labels)
-
-
-LOSSES = {
-    "mean singular value": lambda e, y: mean_singular_value(e),
-    "by svd": lambda e, y: mean_singular_value(e, "svd"),
-    "by polar": lambda e, y: mean_singular_value(e, "polar"),
-    "svmax": lambda e, y: svmax_loss(e),
-    "svmax, raw": lambda e, y: svmax_loss(e, form="raw"),
-    "regulariser": lambda e, y: SVMaxRegularizer()(e),
-    "spread out": spread_out_loss,
-    "semi-hard": lambda e, y: SemiHardTripletLoss()(e, y),
-    "semi-hard, cosine": lambda e, y: SemiHardTripletLoss(distance=CosineSimilarity())(e, y),
-    "batch-hard": lambda e, y: BatchHardTripletLoss()(e, y),
-    "centre": lambda e, y: centred(CentreLoss, e, y),
-    "triplet centre": lambda e, y: centred(TripletCentreLoss, e, y),
-    "two heads": two_heads,
-}
 all_losses = pytest.mark.parametrize("name", LOSSES)
 
 

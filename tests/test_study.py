@@ -198,13 +198,13 @@ def test_a_plan_counts_as_committed_from_its_first_start_on(tmp_path: Path) -> N
     path = root / "reproduce" / "grids" / "03_study.yaml"
     path.write_text(path.read_text().replace("seeds: 6", "seeds: 7"))
     grid = load_grid("03_study", root)
-    first = studies._plan(grid, root)
+    first = studies.first_plan(grid, root)
     assert first["plan_committed"] is False
     git(root, "commit", "-qam", "planned after all")
-    assert studies._plan(grid, root) == first  # committed after it had begun
+    assert studies.first_plan(grid, root) == first  # committed after it had begun
     path.write_text(path.read_text().replace("seeds: 7", "seeds: 8"))
     git(root, "commit", "-qam", "another plan")
-    assert studies._plan(load_grid("03_study", root), root)["plan_committed"] is True
+    assert studies.first_plan(load_grid("03_study", root), root)["plan_committed"] is True
 
 
 def test_a_result_older_than_the_code_that_it_reaches_is_made_again(

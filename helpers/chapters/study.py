@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +41,27 @@ def study(
     chapter: str | Path,
     tier: str = "study",
     *,
-    profile: str = "local",
-    more: Sequence[str] = (),
+    run: Callable[..., int] = run_grid,
     root: Path = PROJECT_ROOT,
+    **how: Any,
 ) -> Path:
     """Run what is left of a chapter's tier, and keep what it found; returns the evidence file.
 
     The chapter takes finished runs from its cache, so one that was killed ends with the same numbers.
 
     Args:
-        profile, more: as for `run_grid`.
+        run, how: what runs the grid, with `root` and these options; 0 is well. See `run_grid`.
 
     Raises:
         GridError, ParameterError: there is no such plan, or it cannot be run; before anything runs.
         ChapterError: it did not finish, or its results cannot be kept; the same command goes on.
     """
     path, grid = find_chapter(chapter, root), planned(chapter, tier, root)
-    plan = _plan(grid, root)
+    plan = first_plan(grid, root)
     out = grid.folder(root) / "cells" / f"{grid.cells[0].id}.ipynb"
     if out.is_file() and provenance(out).get("code_hash") != code_hash(read_notebook(path), root):
         out.unlink()  # helpers changed since; runs that they do not touch come from the cache
-    status = run_grid(grid, profile=profile, more=more, root=root)
+    status = run(grid, root=root, **how)
     if status or not holds_run(out, grid.source, grid.cells[0].values):
         raise ChapterError(
             f"{grid.name} has no complete result; the same command goes on where it stopped. "
@@ -85,7 +85,7 @@ def planned(chapter: str | Path, tier: str, root: Path = PROJECT_ROOT) -> Grid:
     return grid
 
 
-def _plan(grid: Grid, root: Path) -> dict[str, Any]:
+def first_plan(grid: Grid, root: Path) -> dict[str, Any]:
     """The commit, and whether it held this plan, when these parameters were first run with this chapter."""
     path, run = grid.folder(root) / "plan.json", grid.cells[0].id
     try:

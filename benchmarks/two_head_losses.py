@@ -1,16 +1,13 @@
-"""Time the ranking losses of the two-head architecture and what its second head adds to a training step.
+"""Time the ranking losses of the two-head architecture and measure their memory.
 
-    python benchmarks/two_head_speed.py [--device cpu] [--json reproduce/results/two_head_speed_cpu.json]
+    python benchmarks/two_head_losses.py [--device cpu] [--json reproduce/results/two_head_losses_cpu.json]
 
-Losses: forward + backward on random unit vectors, D = 256, against pytorch-metric-learning (PML, its miner
+Forward + backward on random unit vectors, D = 256, against pytorch-metric-learning (PML, its miner
 included) and against the same definition on B x B x B tensors, as the released code computes it, once with
 the gradient through those tensors, as there, and once with them used for the selection only. Peak memory is
 what one call allocates over what was allocated before it: on a CPU from every allocation that torch.profiler
 records, on CUDA by torch.cuda.max_memory_allocated. Its exponent is the slope of log memory over log B on the
 three largest batches measured.
-
-Steps: forward + backward + SGD of TwoHead against the plain backbone with cross-entropy, random weights. The
-row "a second plain backbone" is the noise of the figure.
 
 What is compared runs in turn, round after round, and a ratio is the median of the rounds' ratios, so that
 other work on the machine counts on both sides. On a CPU whose cores are shared, --threads 1 is quieter.
@@ -25,11 +22,9 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
-from _timing import Calls, Row, Times, arguments_of, in_turn, ratio, row, started, table, write
+from _timing import Calls, Row, arguments_of, in_turn, ratio, row, started, table, write
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
@@ -37,14 +32,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.tables import aligned
-from helpers.two_head import BatchHardTripletLoss, CentreLoss, SemiHardTripletLoss, TwoHead, TwoHeadLoss
+from helpers.two_head import BatchHardTripletLoss, SemiHardTripletLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 
-DIM, MARGIN, IMAGES_EACH, FEW_CLASSES, CLASSES = 256, 0.2, 4, 8, 200
+DIM, MARGIN, IMAGES_EACH, FEW_CLASSES = 256, 0.2, 4, 8
 GIB = 2**30
-MOST = 2 * GIB  # a rival that would need more is not run
 OURS, PML, CUBE, CUBE_LEAN = "ours", "PML", "B^3", "B^3, selection only"
 TARGETS = {(512, PML): ">= 5", (512, CUBE): ">= 50"}
 
@@ -130,6 +124,13 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
     return peak
 
 
+def most_bytes(device: torch.device) -> int:
+    """What a rival may need: a quarter of a GPU's memory, 2 GiB elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return 2 * GIB
+
+
 def least_bytes(route: str, classes: int, each: int) -> int:
     """What a route must hold at one time, at the least; 0 for a route on B x B matrices."""
     b = classes * each
@@ -183,17 +184,24 @@ def _compare(
 ) -> tuple[list[Row], list[Row]]:
     size, data = classes * each, batch(classes, each, device)
     needs = {n: least_bytes(n, classes, each) if family == "semi-hard" else 0 for n in routes}
-    calls: Calls = {n: lambda f=f: both_ways(f, data) for n, f in routes.items() if needs[n] <= MOST}
+    most = most_bytes(device)
+    skipped = {n: f"at least {need / GIB:.1f} GiB" for n, need in needs.items() if need > most}
+    calls: Calls = {n: lambda f=f: both_ways(f, data) for n, f in routes.items() if n not in skipped}
+    for name in [n for n in calls if n != OURS]:
+        try:
+            calls[name]()
+        except RuntimeError as error:  # out of memory, or an index beyond 32 bits: a rival's, not ours
+            skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            del calls[name]
     if CUBE in calls:
         torch.testing.assert_close(calls[CUBE]()[0], calls[OURS]()[0], rtol=1e-4, atol=1e-6)
     rounds = repeats if size < 512 else max(2, repeats // 4)
     times = in_turn(calls, rounds, device, warm_up=2 if size < 512 else 1)
     rows, curve = [], []
     for name in routes:
-        skipped = "" if name in calls else f"at least {needs[name] / GIB:.1f} GiB"
         place = {"family": family, "route": name, "B": size, "classes": classes}
-        if skipped:
-            curve.append(place | {"ms": None, "mib": None, "skipped": skipped})
+        if name in skipped:
+            curve.append(place | {"ms": None, "mib": None, "skipped": skipped[name]})
         else:
             memory = peak_bytes(calls[name], device)
             mib = None if memory is None else memory / 2**20
@@ -201,8 +209,8 @@ def _compare(
         if name != OURS:
             what = f"{family}, B = {size}, {classes} classes of {each}: ours against {name}"
             target = TARGETS.get((size, name), "") if (family, each) == ("semi-hard", IMAGES_EACH) else ""
-            faster = None if skipped else ratio(times, name, OURS)
-            more = {"skipped": skipped} if skipped else {}
+            faster = None if name in skipped else ratio(times, name, OURS)
+            more = {"skipped": skipped[name]} if name in skipped else {}
             rows.append(row(what, "x faster", faster, target, **more))
     return rows, curve
 
@@ -241,116 +249,29 @@ def curve_table(curve: list[Row]) -> str:
     return aligned([["loss", "B", "classes", *routes], *body])
 
 
-def step(
-    model: nn.Module, loss: Callable[[Any, Tensor], Tensor], data: Batch, autocast: bool
-) -> Callable[[], None]:
-    """A call that trains the network on the batch once."""
-    images, labels = data
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-
-    def call() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            value = loss(model(images), labels)
-        value.backward()
-        optimizer.step()
-
-    return call
-
-
-def plain_loss(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy of the logits, and of auxiliary logits at the weight that `TwoHeadLoss` gives them."""
-    logits, *aux = output if isinstance(output, tuple) else (output,)
-    return F.cross_entropy(logits, labels) + sum(0.4 * F.cross_entropy(a, labels) for a in aux)
-
-
-def steps(
-    network: str, side: int, count: int, repeats: int, device: torch.device, autocast: bool = False
-) -> list[Row]:
-    """What each ranking loss and each head adds to a step of the plain network."""
-    images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    data = images, torch.arange(count // IMAGES_EACH, device=device).repeat_interleave(IMAGES_EACH)
-    extra = {"init_weights": False} if network == "inception_v3" else {}
-
-    def backbone() -> nn.Module:
-        return torchvision.models.get_model(network, weights=None, num_classes=CLASSES, **extra).to(device)
-
-    rankings = {
-        "semi-hard": TwoHeadLoss(SemiHardTripletLoss(MARGIN)),
-        "batch-hard soft": TwoHeadLoss(BatchHardTripletLoss("soft")),
-        "centre": TwoHeadLoss(CentreLoss(CLASSES, DIM).to(device), 0.003),
-    }
-    two, pooled = (
-        TwoHead(backbone(), CLASSES, DIM, image_size=side, pooled=p).train() for p in (False, True)
-    )
-    calls: Calls = {"plain": step(backbone().train(), plain_loss, data, autocast)}
-    calls |= {f"{n}, unpooled head": step(two, loss, data, autocast) for n, loss in rankings.items()}
-    calls["semi-hard, pooled head"] = step(pooled, rankings["semi-hard"], data, autocast)
-    calls["a second plain backbone"] = step(backbone().train(), plain_loss, data, autocast)
-    kind = "bf16" if autocast else "fp32"
-    place = f"step, {network}, {side} px, batch {count}, {kind}"
-    try:
-        times = in_turn(calls, repeats, device, warm_up=1 if device.type == "cpu" else 3)
-    except torch.OutOfMemoryError:
-        return [row(place, "% over plain", None, skipped="out of memory")]
-    target = "<= 2" if network == "resnet50" and side == 224 else ""
-    heads = {"unpooled_weights": _weights(two), "pooled_weights": _weights(pooled)}
-    return [_overhead(place, times, name, "" if "plain" in name else target, heads) for name in [*calls][1:]]
-
-
-def _weights(model: TwoHead) -> int:
-    return sum(p.numel() for p in model.embedding_head.parameters())
-
-
-def _overhead(place: str, times: Times, name: str, target: str, more: Row) -> Row:
-    over = [100 * (a / b - 1) for a, b in zip(times[name], times["plain"], strict=True)]
-    spread = {"least": min(over), "most": max(over), "plain_ms": 1e3 * statistics.median(times["plain"])}
-    return row(f"{place}: {name}", "% over plain", statistics.median(over), target, **spread, **more)
-
-
-def all_steps(device: torch.device, repeats: int, quick: bool) -> list[Row]:
-    if quick:
-        return steps("resnet18", 32, 8, repeats, device)
-    if device.type != "cuda":
-        return [
-            r for n in ("resnet18", "mobilenet_v2", "resnet50") for r in steps(n, 224, 8, repeats, device)
-        ]
-    rows = []
-    for network in ("resnet50", "densenet161", "inception_v3"):
-        for count in (32, 128):
-            for autocast in (False, True):
-                side = 299 if network == "inception_v3" else 224
-                rows += steps(network, side, count, repeats, device, autocast)
-                torch.cuda.empty_cache()
-    return rows
-
-
 def main() -> None:
-    rounds = "rounds; 12 for the losses (a quarter from B = 512 up), 5 (CUDA: 20) for steps"
-    parser = arguments_of(__doc__, None, rounds)
-    parser.add_argument("--quick", action="store_true", help="a trial run: small batches, one small network")
-    arguments, device = started(parser)
+    rounds = "rounds; 12 by default, a quarter from B = 512 up"
+    arguments, device = started(arguments_of(__doc__, None, rounds))
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     assert_equal()
-    quick, cuda = arguments.quick, device.type == "cuda"
-    sizes, largest = ([16, 64], 128) if quick else ([64, 128, 256, 512, 1024], 4096)
-    losses_rounds, steps_rounds = (2, 1) if quick else (12, 20 if cuda else 5)
-    rounds = {"losses": arguments.repeats or losses_rounds, "steps": arguments.repeats or steps_rounds}
-    rows, curve = losses(sizes, largest, rounds["losses"], device)
-    print(curve_table(curve), end="\n\n", flush=True)
-    rows += all_steps(device, rounds["steps"], quick)
+    cuda = device.type == "cuda"
+    sizes, largest = [64, 128, 256, 512, 1024, *[2048, 4096] * cuda], 8192 if cuda else 4096
+    if arguments.quick:
+        sizes, largest = [16, 64], 128
+    repeats = arguments.repeats or (2 if arguments.quick else 12)
+    rows, curve = losses(sizes, largest, repeats, device)
+    print(curve_table(curve), end="\n\n")
     print(table(rows))
     if arguments.json:
-        recorder = "torch.cuda.max_memory_allocated" if cuda else "torch.profiler"
         head = {
-            "what": "ranking losses, forward + backward, and training steps: medians of ratios between calls "
-            "that ran in turn, and of milliseconds; peak memory of one call",
-            "data": f"random unit vectors, D = {DIM}; networks with random weights on random images",
-            "memory": recorder,
-            "quick": quick,
+            "what": "ranking losses, forward + backward: medians of ratios between calls that ran in turn, "
+            "and of milliseconds; peak memory of one call",
+            "data": f"random unit vectors, D = {DIM}",
+            "memory": "torch.cuda.max_memory_allocated" if cuda else "torch.profiler",
+            "quick": arguments.quick,
         }
-        packages = ["torchvision", "pytorch-metric-learning"]
-        write(arguments.json, head, packages, device, repeats=rounds, rows=rows, curve=curve)
+        packages = ["pytorch-metric-learning"]
+        write(arguments.json, head, packages, device, repeats=repeats, rows=rows, curve=curve)
 
 
 if __name__ == "__main__":
