@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "project": "Closing the Gap",
     "copyright": "the authors; the code is under the MIT licence",
     "html_title": "Closing the Gap",
-    "extensions": ["myst_nb", "helpers.editions.formulas"],
+    "extensions": ["myst_nb", "helpers.editions.sphinx_parts"],
     "html_theme": "sphinx_book_theme",
     "html_theme_options": {
         "show_navbar_depth": 1,
@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     },
     "html_static_path": [str(PARTS / "static")],
     "html_css_files": ["book.css", "claims.css"],
+    "html_js_files": ["book.js"],
     "html_extra_path": ["extra"],
     "html_math_renderer": "mathml",
     "html_copy_source": False,

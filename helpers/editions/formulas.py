@@ -5,15 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from html import unescape
-from typing import TYPE_CHECKING
 
-from docutils import nodes
 from latex2mathml.converter import convert
-from sphinx.util import logging
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
-    from sphinx.writers.html5 import HTML5Translator
 
 ALPHABETS = {
     "bold": "MATHEMATICAL BOLD",
@@ -23,6 +16,13 @@ ALPHABETS = {
     "fraktur": "MATHEMATICAL FRAKTUR",
 }
 """Browsers ignore every `mathvariant` but "normal" (MathML Core, section 2.2.2): the letter itself must say it."""
+
+MENDED = {
+    r"<mo>(&#x0?20(?:16|25);|\|)</mo>": r'<mo stretchy="false">\1</mo>',  # else a bar grows with its exponent
+    r"<mo>([a-z]{2,})</mo>": r'<mo lspace="0" rspace="0.1em">\1</mo>',  # max, min, lim
+    "negativethinmathspace": "-0.167em",
+}
+"""What latex2mathml writes and browsers draw badly, as a pattern, and what they draw well."""
 
 
 def mathml(tex: str, *, display: bool = False) -> str:
@@ -41,6 +41,8 @@ def mathml(tex: str, *, display: bool = False) -> str:
         raise ValueError(
             f"formula {tex.strip()!r}: {unknown[0]} has no MathML form here; write it another way"
         )
+    for odd, plain in MENDED.items():
+        result = re.sub(odd, plain, result)
     result = re.sub(r'<(m[inost]\w*) mathvariant="([\w-]+)">([^<]+)<', _letters, result)
     return result.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows it without
 
@@ -66,25 +68,3 @@ def _letter(character: str, alphabet: str) -> str:
         except KeyError:
             continue
     return character
-
-
-def _visit(translator: HTML5Translator, node: nodes.math | nodes.math_block, display: bool) -> None:
-    """Write one formula; one that cannot be converted is shown as TeX, and told as a warning."""
-    tex = node.astext()
-    try:
-        shown = mathml(tex, display=display)
-    except ValueError as error:
-        logging.getLogger(__name__).warning("%s", error, location=node)
-        shown = f"<code>{translator.encode(tex)}</code>"
-    translator.body.append(f'<div class="formula" tabindex="0">{shown}</div>\n' if display else shown)
-    raise nodes.SkipNode
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Make this the way in which Sphinx writes formulas."""
-    app.add_html_math_renderer(
-        "mathml",
-        (lambda translator, node: _visit(translator, node, False), None),
-        (lambda translator, node: _visit(translator, node, True), None),
-    )
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -25,8 +25,8 @@ SCRIPT = re.compile(r"(?is)<script\b.*?</script>|<style\b.*?</style>")
 IMAGE = re.compile(r'<img\b[^>]*?\bsrc="data:(image/\w+);base64,([^"]+)"[^>]*>')
 PROMPTS = {
     "solution": ("hide-cell", "A solution"),
-    "check": ("hide-cell", "The check of this exercise"),
-    "plumbing": ("hide-input", "Plumbing: the code of this cell"),
+    "check": ("hide-cell", "How the answer is checked"),
+    "plumbing": ("hide-input", "Plumbing"),
 }
 """What is folded: a tag of myst-nb, and the words on the fold."""
 
@@ -121,7 +121,7 @@ def _fold(cell: NotebookNode) -> None:
         return
     tag, words = PROMPTS[kind]
     cell.metadata["tags"] = [*cell.metadata.get("tags", []), tag]
-    cell.metadata["mystnb"] = {"code_prompt_show": words, "code_prompt_hide": words}
+    cell.metadata["mystnb"] = {"code_prompt_show": words}
 
 
 def kind_of(cell: NotebookNode) -> str:
