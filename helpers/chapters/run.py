@@ -205,7 +205,9 @@ def write_reports(ran: Sequence[Path] = (), root: Path = PROJECT_ROOT) -> list[s
     write_atomically(build / "RESULTS.md", results_markdown(results, evidences, titles, **known))
     pages = {chapter_number(source): source.relative_to(folder).as_posix() for source in shown}
     claims_text = claims_page(results, evidences, titles=titles, pages=pages, **known)
-    notebooks = {page.removesuffix(".ipynb"): shown[source] for source, page in zip(shown, pages.values(), strict=True)}
+    notebooks = {
+        page.removesuffix(".ipynb"): shown[source] for source, page in zip(shown, pages.values(), strict=True)
+    }
     problems = write_book(notebooks, claims_text, build / "html", texts=folder)
     print(f"The book: {build / 'html' / 'index.html'}")
     return problems

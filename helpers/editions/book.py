@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
     "language": "en",
     "nb_execution_mode": "off",
     "nb_ipywidgets_js": {},
+    "nb_render_markdown_format": "gfm",
     "myst_enable_extensions": ["amsmath", "dollarmath"],
     "myst_heading_anchors": 3,
     "myst_update_mathjax": False,
@@ -89,7 +90,9 @@ def _write_sources(notebooks: Mapping[str, Path], claims: str, texts: Path, sour
         except Exception as error:  # whatever is wrong with one notebook must not stop the others
             text, reason = None, f"{type(error).__name__}: {error}"
             problems.append(f"{name}: {reason}")
-            write_atomically(source / f"{name}.md", f"# {name}\n\nThis notebook cannot be shown. `{reason}`\n")
+            write_atomically(
+                source / f"{name}.md", f"# {name}\n\nThis notebook cannot be shown. `{reason}`\n"
+            )
         if text:
             write_atomically(source / f"{name}.ipynb", text)
             _write_pictures(page, source)
@@ -161,4 +164,8 @@ def _run_sphinx(source: Path, out: Path) -> list[str]:
     )
     app.build()
     plain = re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue()).replace(f"{source}/", "")
-    return [re.sub(r"^(\S+)\.(?:ipynb|md)(?::\d+)?: (?:WARNING: )?", r"\1: ", line) for line in plain.splitlines() if line]
+    return [
+        re.sub(r"^(\S+)\.(?:ipynb|md)(?::\d+)?: (?:WARNING: )?", r"\1: ", line)
+        for line in plain.splitlines()
+        if line
+    ]

@@ -15,7 +15,7 @@ ALPHABETS = {
     "script": "MATHEMATICAL SCRIPT",
     "fraktur": "MATHEMATICAL FRAKTUR",
 }
-"""Browsers ignore every `mathvariant` but "normal" (MathML Core, section 2.2.2): the letter itself must say it."""
+"""Browsers heed no `mathvariant` but "normal" (MathML Core, section 2.2.2): the letter itself must say it."""
 
 MENDED = {
     r"<mo>(&#x0?20(?:16|25);|\|)</mo>": r'<mo stretchy="false">\1</mo>',  # else a bar grows with its exponent

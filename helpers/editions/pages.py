@@ -1,4 +1,4 @@
-"""A notebook as a page of the book: what needs a kernel, a script or the network gives way to what does not."""
+"""A notebook as a page: what needs a kernel, a script or the network gives way to what does not."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Page:
             across, down = struct.unpack(">II", data[16:24])
             width = width or across
             size = f' width="{width}" height="{round(down * width / across)}"'
-        return f'<img src="{self.top}{FIGURES}/{name}" alt="{escape(alt)}"{size} loading="lazy" decoding="async">'
+        source = f"{self.top}{FIGURES}/{name}"
+        return f'<img src="{source}" alt="{escape(alt)}"{size} loading="lazy" decoding="async">'
 
 
 def page_of(nb: NotebookNode, page: Page, known: set[str], stamp: str) -> NotebookNode:
@@ -143,9 +144,9 @@ def _offline(output: NotebookNode, widgets: dict[str, Any], page: Page) -> Noteb
         return _html(explorer_picture(data[WIDGET_VIEW]["model_id"], widgets, page), output)
     for mime in ("image/png", "image/jpeg"):
         if mime in data:
-            about = output.metadata.get(mime, {})
-            raw = base64.b64decode(data[mime])
-            return _html(f"<figure>{page.picture(mime, raw, about.get('alt', ''), about.get('width'))}</figure>", output)
+            about, raw = output.metadata.get(mime, {}), base64.b64decode(data[mime])
+            picture = page.picture(mime, raw, about.get("alt", ""), about.get("width"))
+            return _html(f"<figure>{picture}</figure>", output)
     if "text/html" in data:
         html = SCRIPT.sub("", data["text/html"]).replace(' style="text-align: right;"', "")
         html = with_pictures(html, page)
@@ -182,8 +183,10 @@ def _scroller(html: str) -> str:
 
 
 def _claim(html: str, claim: str, page: Page) -> str:
-    there = f'<p class="ledger"><a href="{page.top}claims.html#{escape(claim)}">All that is known of this claim</a></p>'
-    return f'<div class="claim-card" id="claim-{escape(claim)}">{html.replace("</details>", there + "</details>")}</div>'
+    """The card of a claim, with a place of its own and a link to all that is known of it."""
+    name = escape(claim)
+    link = f'<p><a href="{page.top}claims.html#{name}">All that is known of this claim</a></p></details>'
+    return f'<div class="claim-card" id="claim-{name}">{html.replace("</details>", link)}</div>'
 
 
 def explorer_picture(model: str, widgets: dict[str, Any], page: Page) -> str:
@@ -196,8 +199,8 @@ def explorer_picture(model: str, widgets: dict[str, Any], page: Page) -> str:
     controls = [words for part in parts if (words := _control(part))]
     values = f" Here: {'; '.join(controls)}." if controls and shown else ""
     return (
-        f'<div class="explorer">{shown}<p>An explorer: in JupyterLab (<code>make lab</code>) its controls redraw '
-        f"this picture.{values}</p></div>"
+        f'<div class="explorer">{shown}<p>An explorer: in JupyterLab (<code>make lab</code>) its controls '
+        f"redraw this picture.{values}</p></div>"
     )
 
 

@@ -30,7 +30,8 @@ def _formula(translator: HTML5Translator, node: nodes.math) -> None:
 
 def _display(translator: HTML5Translator, node: nodes.math_block) -> None:
     shown = _shown(translator, node, display=True)
-    translator.body.append(f'<div class="formula" role="group" aria-label="A formula" tabindex="0">{shown}</div>\n')
+    frame = '<div class="formula" role="group" aria-label="A formula" tabindex="0">'  # scrolls on a phone
+    translator.body.append(f"{frame}{shown}</div>\n")
     raise nodes.SkipNode
 
 
