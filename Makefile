@@ -7,10 +7,11 @@ TIER ?= study
 EDITION ?= learner
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 
-.PHONY: help reproduce lab test lint lock execute grid study audit assignment bench clean
+.PHONY: help reproduce lab test lint lock execute grid study audit assignment book slides bench clean
 
 help:
-	@echo "make reproduce   run every chapter, write build/html and the claims table"
+	@echo "make reproduce   run every chapter, write the book (build/html) and the claims table"
+	@echo "make book        write the book from what is stored, running nothing"
 	@echo "make lab         open working copies of the notebooks in JupyterLab (EDITION=complete: the notebooks themselves)"
 	@echo "make test        unit, property, notebook and browser tests"
 	@echo "make lint        ruff, formatting, notebook hygiene"
@@ -19,6 +20,7 @@ help:
 	@echo "make study CHAPTER=05     run a chapter's planned study, or what is left of it, and keep what it found (TIER=real, gpu)"
 	@echo "make audit CHAPTER=05     run a study again with a few fresh seeds and compare"
 	@echo "make assignment CHAPTER=03  an nbgrader course with this chapter, in course/"
+	@echo "make slides CHAPTER=03      slides of this chapter, in build/slides/"
 	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
 	@echo "make lock        renew requirements.lock"
 	@echo "make clean       remove build/ and data/cache/"
@@ -44,6 +46,12 @@ lab: $(READY)
 
 assignment: $(READY)
 	$(PY) -m helpers.editions assignment $(CHAPTER)
+
+book: $(READY)
+	$(PY) -m helpers.chapters report
+
+slides: $(READY)
+	$(PY) -m helpers.editions slides $(CHAPTER)
 
 test: $(READY)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -197,19 +197,20 @@ def write_reports(ran: Sequence[Path] = (), root: Path = PROJECT_ROOT) -> list[s
     from helpers.claims.page import claims_page  # matplotlib is slow to import
     from helpers.editions.book import write_book
 
-    folder, (results, evidences, titles, ledger) = Path(root) / "notebooks", _known(root)
+    root, (results, evidences, titles, ledger) = Path(root), _known(root)
     shown = {source: _built(source, root) if source in ran else source for source in find_notebooks(root)}
     known = {"ledger": ledger, "own": claims.collect([shown[source] for source in ran], ledger)}
     print(ledger_table(results, evidences, **known))
-    build = Path(root) / "build"
-    write_atomically(build / "RESULTS.md", results_markdown(results, evidences, titles, **known))
-    pages = {chapter_number(source): source.relative_to(folder).as_posix() for source in shown}
-    claims_text = claims_page(results, evidences, titles=titles, pages=pages, **known)
-    notebooks = {
-        page.removesuffix(".ipynb"): shown[source] for source, page in zip(shown, pages.values(), strict=True)
-    }
-    problems = write_book(notebooks, claims_text, build / "html", texts=folder)
-    print(f"The book: {build / 'html' / 'index.html'}")
+    write_atomically(root / "build" / "RESULTS.md", results_markdown(results, evidences, titles, **known))
+    names = {source: source.relative_to(root / "notebooks").with_suffix("").as_posix() for source in shown}
+    pages = {chapter_number(source): f"{name}.ipynb" for source, name in names.items()}
+    problems = write_book(
+        {name: shown[source] for source, name in names.items()},
+        claims_page(results, evidences, titles=titles, pages=pages, **known),
+        root / "build" / "html",
+        texts=root / "notebooks",
+    )
+    print(f"The book: {root / 'build' / 'html' / 'index.html'}")
     return problems
 
 

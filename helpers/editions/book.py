@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     "language": "en",
     "nb_execution_mode": "off",
     "nb_ipywidgets_js": {},
-    "nb_render_markdown_format": "gfm",
+    "nb_render_markdown_format": "myst",
     "myst_enable_extensions": ["amsmath", "dollarmath"],
     "myst_heading_anchors": 3,
     "myst_update_mathjax": False,
@@ -86,16 +86,13 @@ def _write_sources(notebooks: Mapping[str, Path], claims: str, texts: Path, sour
         try:
             nb = nbformat.read(path, as_version=4)
             text = nbformat.writes(page_of(nb, page, known, _stamp(nb)))
-            entries.append(_entry(name, nb, page))
         except Exception as error:  # whatever is wrong with one notebook must not stop the others
-            text, reason = None, f"{type(error).__name__}: {error}"
-            problems.append(f"{name}: {reason}")
-            write_atomically(
-                source / f"{name}.md", f"# {name}\n\nThis notebook cannot be shown. `{reason}`\n"
-            )
-        if text:
-            write_atomically(source / f"{name}.ipynb", text)
-            _write_pictures(page, source)
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+            write_atomically(source / f"{name}.md", f"# {name}\n\nThis notebook cannot be shown: `{error}`\n")
+            continue
+        entries.append(_entry(name, nb, page))
+        write_atomically(source / f"{name}.ipynb", text)
+        _write_pictures(page, source)
     for name, path in pages.items():
         cell = NotebookNode(source=path.read_text(encoding="utf-8"))
         write_atomically(source / f"{name}.md", offline_markdown(cell, Page(name), known))
@@ -114,7 +111,7 @@ def _write_pictures(page: Page, source: Path) -> None:
 
 
 def _entry(name: str, nb: NotebookNode, page: Page) -> dict[str, str]:
-    """What the front page says of a notebook: its title, what a reader can do afterwards, its first picture."""
+    """What the front page says of a notebook: its title, what a reader can do then, its first picture."""
     prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     title = re.search(r"(?m)^# +(.+?) *$", prose)
     promise = re.search(r"(?m)^\*\*(After this .+?)\*\*$", prose)
@@ -149,23 +146,13 @@ def _stamp(nb: NotebookNode) -> str:
 def _run_sphinx(source: Path, out: Path) -> list[str]:
     """Build the site; returns Sphinx's warnings, each after the name of its page."""
     from sphinx.application import Sphinx  # slow to import
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     warnings = io.StringIO()
-    app = Sphinx(
-        source,
-        None,
-        out,
-        out.with_name("doctrees"),
-        "html",
-        confoverrides=SETTINGS,
-        status=None,
-        warning=warnings,
-        freshenv=True,
-    )
-    app.build()
-    plain = re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue()).replace(f"{source}/", "")
+    where = (source, None, out, out.with_name("doctrees"), "html")
+    with patch_docutils(), docutils_namespace():  # what extensions tell docutils is forgotten afterwards
+        Sphinx(*where, confoverrides=SETTINGS, status=None, warning=warnings, freshenv=True).build()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue()).replace(f"{source}/", "").splitlines()
     return [
-        re.sub(r"^(\S+)\.(?:ipynb|md)(?::\d+)?: (?:WARNING: )?", r"\1: ", line)
-        for line in plain.splitlines()
-        if line
+        re.sub(r"^(\S+?)\.(?:ipynb|md)(?::\d+)?: (?:WARNING: )?", r"\1: ", line) for line in lines if line
     ]

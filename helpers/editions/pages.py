@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
 from helpers.claims.measurement import MIME as CLAIM
+from helpers.editions.learner import is_check, is_solution
 from helpers.provenance import STAMP
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -127,11 +128,8 @@ def _fold(cell: NotebookNode) -> None:
 
 def kind_of(cell: NotebookNode) -> str:
     """ "solution", "check" or "plumbing" for a code cell that a reader need not see at first, else ""."""
-    tags = cell.metadata.get("tags", [])
-    if "solution" in tags:
-        return "solution"
-    if "exercise" not in tags and re.search(r"\bexercises\.(check|choose|order)\(", cell.source):
-        return "" if any("image/png" in o.get("data", {}) for o in cell.outputs) else "check"
+    if is_solution(cell) or is_check(cell):
+        return "solution" if is_solution(cell) else "check"
     return "plumbing" if cell.metadata.get("jupyter", {}).get("source_hidden") else ""
 
 

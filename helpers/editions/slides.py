@@ -1,7 +1,7 @@
 """Slides of a chapter, cut from its headings and figures: nothing about slides is kept in the notebook.
 
-reveal.js shows them, from files beside the page. A slide for each section has its question, its figure and its
-conclusion; further figures stand below it.
+reveal.js shows them, from files beside the page. A slide for each section has its question, its figure and
+its conclusion; further figures stand below it.
 """
 
 from __future__ import annotations
