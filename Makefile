@@ -48,7 +48,7 @@ assignment: $(READY)
 	$(PY) -m helpers.editions assignment $(CHAPTER)
 
 book: $(READY)
-	$(PY) -m helpers.chapters report
+	$(PY) -m helpers.chapters book
 
 slides: $(READY)
 	$(PY) -m helpers.editions slides $(CHAPTER)

@@ -74,11 +74,15 @@ def _reproduce(given: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _report(given: argparse.Namespace) -> int:
+def _book(given: argparse.Namespace) -> int:
     problems = write_reports(root=given.root)
-    write_stored_reports(given.root)
     print("\n".join(problems), file=sys.stderr, end="\n" * bool(problems))
     return 1 if problems else 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    write_stored_reports(given.root)
+    return _book(given)
 
 
 def _grid(given: argparse.Namespace) -> int:
@@ -134,7 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     every.add_argument("--jobs", type=int, metavar="N", help=jobs)
     for one in (run, execute, every):
         one.add_argument("--cell-timeout", type=int, metavar="SECONDS", help="longest time one cell may take")
-    command(_report, "write the book and the claims report from what is stored, running nothing")
+    command(_book, "write the book from what is stored, running nothing")
+    command(_report, "the same, and what README and reproduce/ say of the claims")
     grid = command(_grid, "run a grid, or what is left of it; more arguments go to Snakemake")
     grid.add_argument(
         "name", nargs="?", help="svmax for reproduce/grids/svmax.yaml, or a path; none: check all"

@@ -119,9 +119,9 @@ def _slide(cells: list[NotebookNode]) -> Slide:
         slide.more = [Slide(slide.title, figure=figure, conclusion=said) for figure, said in found[1:]]
     if not asked and (formulas := re.findall(r"(?s)\$\$.+?\$\$", prose)):
         slide.formula = next((f for f in formulas if r"\boxed" in f), formulas[0])
-    if not found and not slide.formula:
-        slide.code = _short_code(cells)
     slide.claims = re.findall(r'(?s)<div class="claim-card".*?<summary>(.*?)</summary>', _html(cells))
+    if not (found or slide.formula or slide.claims):
+        slide.code = _short_code(cells)
     return slide
 
 
