@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         r"\begin{cases} 1 & x < 0 \\ 0 & \text{otherwise} \end{cases}",
         r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
         r"\begin{bmatrix} 1 & 0 \\ 0 & 1 \end{bmatrix}",
+        r"\Big\lfloor \frac{a}{b} \Big\rfloor \bigl\lVert x \bigr\rVert",
         r"\operatorname*{arg\,max}_{\lVert f \rVert_2 = 1} \left[ m + d \right]_+",
     ],
 )

@@ -24,6 +24,12 @@ MENDED = {
 }
 """What latex2mathml writes and browsers draw badly, as a pattern, and what they draw well."""
 
+FENCES = {
+    **{"lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "langle": "⟨", "rangle": "⟩"},
+    **{"vert": "|", "lvert": "|", "rvert": "|", "Vert": "‖", "lVert": "‖", "rVert": "‖"},
+}
+"""Brackets that latex2mathml knows after \\big, \\Big, ... as a character alone."""
+
 
 def mathml(tex: str, *, display: bool = False) -> str:
     """A TeX formula, without its dollar signs, as MathML.
@@ -32,6 +38,8 @@ def mathml(tex: str, *, display: bool = False) -> str:
         ValueError: naming the formula, when it is malformed or uses a command that cannot be converted.
     """
     supported = re.sub(r"\\(begin|end)\{(?:aligned|split)\}", r"\\\1{align*}", tex.strip())
+    tall = rf"(\\[bB]igg?[lrm]?)\s*\\({'|'.join(FENCES)})(?![A-Za-z])"
+    supported = re.sub(tall, lambda found: found[1] + FENCES[found[2]], supported)
     try:
         result = convert(supported, display="block" if display else "inline")
     except Exception as error:  # latex2mathml's errors share no base class
