@@ -9,10 +9,11 @@ DEVICE ?= cuda
 MINUTES ?= 30
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(1, min(4, os.cpu_count() or 1)))")
 
-.PHONY: help reproduce lab test lint lock execute grid study audit assignment bench gpu gpu-wheels clean
+.PHONY: help reproduce book slides lab test lint lock execute grid study audit assignment bench gpu gpu-wheels clean
 
 help:
-	@echo "make reproduce   run every chapter, write build/html and the claims table"
+	@echo "make reproduce   run every chapter, write the book (build/html) and the claims table"
+	@echo "make book        write the book from what is stored, running nothing"
 	@echo "make lab         open working copies of the notebooks in JupyterLab (EDITION=complete: the notebooks themselves)"
 	@echo "make test        unit, property, notebook and browser tests"
 	@echo "make lint        ruff, formatting, notebook hygiene"
@@ -21,6 +22,7 @@ help:
 	@echo "make study CHAPTER=05     run a chapter's planned study, or what is left of it, and keep what it found (TIER=real, gpu)"
 	@echo "make audit CHAPTER=05     run a study again with a few fresh seeds and compare"
 	@echo "make assignment CHAPTER=03  an nbgrader course with this chapter, in course/"
+	@echo "make slides CHAPTER=03      slides of this chapter, in build/slides/"
 	@echo "make bench       time SVMax, L2-CAF and the two heads on this machine"
 	@echo "make gpu         all that needs a GPU, or what is left of it (MINUTES=30; DEVICE=cpu QUICK=1: a trial)"
 	@echo "make gpu-wheels  the packages that a machine with a GPU and PyTorch lacks, into wheels/"
@@ -48,6 +50,12 @@ lab: $(READY)
 
 assignment: $(READY)
 	$(PY) -m helpers.editions assignment $(CHAPTER)
+
+book: $(READY)
+	$(PY) -m helpers.chapters book
+
+slides: $(READY)
+	$(PY) -m helpers.editions slides $(CHAPTER)
 
 test: $(READY)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -15,7 +15,7 @@ from helpers.chapters.execution import read_notebook
 from helpers.chapters.grid_run import run_cell, run_grid
 from helpers.chapters.grids import GridError, check_grids, load_grid
 from helpers.chapters.parameters import ParameterError, check_parameters, parse_values
-from helpers.chapters.run import execute_chapter, reproduce, run_chapter, write_claims, write_stored_reports
+from helpers.chapters.run import execute_chapter, reproduce, run_chapter, write_reports, write_stored_reports
 from helpers.chapters.study import audit, study
 from helpers.claims import ClaimError
 from helpers.files import ChapterError, find_chapter, find_notebooks, read_yaml
@@ -74,9 +74,15 @@ def _reproduce(given: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _report(given: argparse.Namespace) -> None:
-    write_claims(find_notebooks(given.root), given.root)
+def _book(given: argparse.Namespace) -> int:
+    problems = write_reports(root=given.root)
+    print("\n".join(problems), file=sys.stderr, end="\n" * bool(problems))
+    return 1 if problems else 0
+
+
+def _report(given: argparse.Namespace) -> int:
     write_stored_reports(given.root)
+    return _book(given)
 
 
 def _grid(given: argparse.Namespace) -> int:
@@ -125,14 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("chapters", nargs="+")
     check = command(_check, "check that every parameter is declared, documented and read")
     check.add_argument("paths", nargs="*", help="notebooks (default: every chapter)")
-    every = command(_reproduce, "run what is out of date; write HTML copies and the claims report")
+    every = command(_reproduce, "run what is out of date; write the book and the claims report")
     every.add_argument("--only", nargs="+", default=[], metavar="CHAPTER")
     every.add_argument("--force", action="store_true", help="run also what is up to date")
     jobs = "chapters side by side (default: 2 on a CPU; 1 leaves the timings undisturbed)"
     every.add_argument("--jobs", type=int, metavar="N", help=jobs)
     for one in (run, execute, every):
         one.add_argument("--cell-timeout", type=int, metavar="SECONDS", help="longest time one cell may take")
-    command(_report, "write the claims report from the stored notebooks and evidence, running nothing")
+    command(_book, "write the book from what is stored, running nothing")
+    command(_report, "the same, and what README and reproduce/ say of the claims")
     grid = command(_grid, "run a grid, or what is left of it; more arguments go to Snakemake")
     grid.add_argument(
         "name", nargs="?", help="svmax for reproduce/grids/svmax.yaml, or a path; none: check all"

@@ -129,18 +129,18 @@ def reproduce(
     cell_timeout: int | None = None,
     root: Path = PROJECT_ROOT,
 ) -> list[str]:
-    """Run every notebook that is out of date, write the reading copies and the claims report.
+    """Run every notebook that is out of date, write the book and the claims report.
 
-    What runs takes nothing from `data/cache/`: every result is computed again. `build/RESULTS.md` and
-    `build/html/claims.html` set this run beside the kept evidence; `reproduce/RESULTS.md` and the README tell
-    of the stored notebooks and the evidence alone.
+    What runs takes nothing from `data/cache/`: every result is computed again. `build/RESULTS.md` and the
+    book in `build/html` set this run beside the kept evidence; `reproduce/RESULTS.md` and the README tell of
+    the stored notebooks and the evidence alone.
 
     Args:
         jobs: chapters that run side by side and share the cores (`CTG_WORKERS` if set, else all); by default
             two on a CPU, one on an accelerator or a single core.
 
     Returns:
-        One line for each chapter that failed, to run or to be written as HTML; the others are complete.
+        One line for each chapter that failed, to run or to be shown in the book; the others are complete.
     """
     chapters = find_notebooks(root)
     wanted = [find_chapter(name, root) for name in dict.fromkeys(only)] or chapters
@@ -151,15 +151,14 @@ def reproduce(
     if jobs is None:
         jobs = 2 if cores > 1 and stale and device_name({}).startswith("CPU") else 1
     jobs = max(1, min(jobs, len(stale)))
-    order = sorted(wanted, key=_seconds, reverse=True)  # what takes long must not be the last and alone
+    order = sorted(stale, key=_seconds, reverse=True)  # what takes long must not be the last and alone
     done = Parallel(n_jobs=jobs, batch_size=1)(
-        delayed(_bring_up_to_date)(source, source in stale, cell_timeout, max(1, cores // jobs), root)
-        for source in order
+        delayed(_attempt)(source, cell_timeout, max(1, cores // jobs), root) for source in order
     )
-    errors = dict(zip(order, done, strict=True))
-    write_claims([_built(source, root) for source in chapters if up_to_date(source, root)], root)
+    errors = {source: error for source, error in zip(order, done, strict=True) if error}
+    problems = write_reports([source for source in chapters if up_to_date(source, root)], root)
     write_stored_reports(root)
-    return [f"{source.stem}: {errors[source]}" for source in wanted if errors[source]]
+    return [f"{source.stem}: {errors[source]}" for source in wanted if source in errors] + problems
 
 
 def _seconds(source: Path) -> float:
@@ -171,52 +170,48 @@ def _seconds(source: Path) -> float:
 
 
 def _built(source: Path, root: Path) -> Path:
-    return _placed(source, Path(root) / "build" / "chapters", ".ipynb")
-
-
-def _placed(source: Path, folder: Path, suffix: str) -> Path:
     """A notebook of the reading list keeps its folder, so that links between notebooks hold."""
-    return folder / Path(chapter_number(source)).with_name(source.stem + suffix)
+    return Path(root) / "build" / "chapters" / Path(chapter_number(source)).with_name(source.name)
 
 
-def _bring_up_to_date(source: Path, stale: bool, cell_timeout: int | None, workers: int, root: Path) -> str:
-    """Run a stale chapter and write its reading copy; returns what went wrong."""
-    from helpers.chapters.reading_copies import (
-        reading_copy,  # nbconvert is slow to import and no other command needs it
-    )
-
+def _attempt(source: Path, cell_timeout: int | None, workers: int, root: Path) -> str:
+    """Run a chapter; returns what went wrong."""
     try:
-        if stale:
-            run_chapter(source, cell_timeout=cell_timeout, recompute=True, workers=workers, root=root)
-        built, page = _built(source, root), _placed(source, Path(root) / "build" / "html", ".html")
-        if not page.is_file() or page.stat().st_mtime < built.stat().st_mtime:
-            write_atomically(
-                page, reading_copy(nbformat.read(built, as_version=4), source.parent, source.stem)
-            )
+        run_chapter(source, cell_timeout=cell_timeout, recompute=True, workers=workers, root=root)
     except Exception as error:  # whatever stops one chapter must not stop the others
         print(f"{source.stem}: {error}", file=sys.stderr, flush=True)
         return str(error)
     return ""
 
 
-def write_claims(notebooks: Sequence[Path], root: Path = PROJECT_ROOT) -> None:
-    """Set what executed notebooks measured, this copy's own run, beside the evidence that is kept.
+def write_reports(ran: Sequence[Path] = (), root: Path = PROJECT_ROOT) -> list[str]:
+    """Print the claims table, write `build/RESULTS.md` and the book in `build/html`.
 
-    Prints the claims table, writes `build/RESULTS.md` and `build/html/claims.html`.
+    Args:
+        ran: chapters whose run in `build/chapters` the reports tell of, as this copy's own beside the kept
+            evidence; of the others the book shows what is stored.
+
+    Returns:
+        A line for each thing that the book could not show.
     """
     from helpers.claims.page import claims_page  # matplotlib is slow to import
+    from helpers.editions.book import write_book
 
-    build, (results, evidences, titles, ledger) = Path(root) / "build", _known(root)
-    known = {"ledger": ledger, "own": claims.collect(notebooks, ledger)}
-    html = build / "html"
-    pages = {
-        chapter_number(page): page.relative_to(html).as_posix() for page in html.rglob("[0-9][0-9]_*.html")
-    }
+    root, (results, evidences, titles, ledger) = Path(root), _known(root)
+    shown = {source: _built(source, root) if source in ran else source for source in find_notebooks(root)}
+    known = {"ledger": ledger, "own": claims.collect([shown[source] for source in ran], ledger)}
     print(ledger_table(results, evidences, **known))
-    write_atomically(build / "RESULTS.md", results_markdown(results, evidences, titles, **known))
-    page = html / "claims.html"
-    write_atomically(page, claims_page(results, evidences, titles=titles, pages=pages, **known))
-    print(f"Each claim with its plot: {page}")
+    write_atomically(root / "build" / "RESULTS.md", results_markdown(results, evidences, titles, **known))
+    names = {source: source.relative_to(root / "notebooks").with_suffix("").as_posix() for source in shown}
+    pages = {chapter_number(source): f"{name}.ipynb" for source, name in names.items()}
+    problems = write_book(
+        {name: shown[source] for source, name in names.items()},
+        claims_page(results, evidences, titles=titles, pages=pages, **known),
+        root / "build" / "html",
+        texts=root / "notebooks",
+    )
+    print(f"The book: {root / 'build' / 'html' / 'index.html'}")
+    return problems
 
 
 def stored_reports(root: Path = PROJECT_ROOT) -> dict[Path, str]:

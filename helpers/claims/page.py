@@ -1,4 +1,4 @@
-"""The ledger as one HTML page that needs no network, no kernel and no script.
+"""The ledger as a page of the book: a card for each claim.
 
 A verdict is always a word with a sign; its colour only repeats it.
 """
@@ -6,7 +6,6 @@ A verdict is always a word with a sign; its colour only repeats it.
 from __future__ import annotations
 
 import base64
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,14 +28,13 @@ def claims_page(
     own: Runs = (),
     ledger: str | Path = LEDGER,
 ) -> str:
-    """The whole ledger as one self-contained page of HTML; arguments and errors as `results_markdown`.
+    """The whole ledger as Markdown with cards of HTML inside; arguments and errors as `results_markdown`.
 
-    `pages` holds the address of each chapter's reading copy by its number, for those that have one.
+    `pages` holds the address of each chapter in the book by its number, for those that have one.
     """
     stand = standings(results, evidences, own=own, ledger=ledger)
     return render(
         "claims.html.j2",
-        style=(files("helpers.claims") / "templates" / "page.css").read_text(encoding="utf-8"),
         plots={s.row.id: _plot(s) for s in stand},
         pages=pages or {},
         runs=provenance_rows(results, evidences, own),

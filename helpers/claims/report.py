@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
 from helpers.claims.ledger import LEDGER, Claim
 from helpers.claims.measurement import Measurement, Result
@@ -305,5 +306,10 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["plain"] = lambda text: re.sub(r"([\\`*_<|])", r"\\\1", " ".join(text.split()))
+    environment.filters["plain"] = _plain
+    environment.filters["markdown"] = lambda text: Markup(_plain(str(escape(text))))
     return environment.get_template(template).render(signs=SIGNS, **values)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([\\`*_<|])", r"\\\1", " ".join(text.split()))

@@ -16,11 +16,17 @@ def main(arguments: list[str] | None = None) -> int:
     editions = parser.add_subparsers(dest="edition", required=True)
     editions.add_parser("learner", help="working copies without solutions, in learner/")
     assignment = editions.add_parser("assignment", help="an nbgrader course with one chapter, in course/")
-    assignment.add_argument("chapter", help="03, 03_svmax, reading_list/04")
+    slides = editions.add_parser("slides", help="slides of one chapter, in build/slides/")
+    for one in (assignment, slides):
+        one.add_argument("chapter", help="03, 03_svmax, reading_list/04")
     given = parser.parse_args(arguments)
     try:
         if given.edition == "learner":
             notes = write_copies()
+        elif given.edition == "slides":
+            from helpers.editions.slides import write_slides  # what draws formulas is slow to import
+
+            notes = [f"The slides: {write_slides(given.chapter)}"]
         else:
             from helpers.editions.classroom import write_assignment  # torch is slow to import
 
