@@ -307,7 +307,7 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["plain"] = _plain
-    environment.filters["markdown"] = lambda text: Markup(_plain(str(escape(text))))
+    environment.filters["markdown"] = lambda text: Markup(_plain(str(escape(text))).replace("[", r"\["))
     return environment.get_template(template).render(signs=SIGNS, **values)
 
 

@@ -78,8 +78,11 @@ def page_of(nb: NotebookNode, page: Page, known: set[str], stamp: str) -> Notebo
             _fold(cell)
             outputs = [_offline(output, widgets, page) for output in cell.outputs]
             cell.outputs = [output for output in outputs if output]
-    first = new_markdown_cell(f'<p class="stamp">{escape(stamp)}</p>')
-    nb.cells[1:1] = [first] if nb.cells and nb.cells[0].cell_type == "markdown" else []
+    titles = [i for i, c in enumerate(nb.cells) if c.cell_type == "markdown" and c.source.startswith("# ")]
+    if not titles:
+        nb.cells.insert(0, new_markdown_cell(f"# {page.name}"))
+    after = titles[0] + 1 if titles else 1
+    nb.cells.insert(after, new_markdown_cell(f'<p class="stamp">{escape(stamp)}</p>'))
     return nb
 
 
