@@ -27,11 +27,13 @@ def test_the_title_names_the_fewest_channels_that_bring_the_curve_back() -> None
 def test_the_title_compares_counted_costs_with_powers_of_two() -> None:
     figure, alt = architectures.scaling_figure([1.0, 1.7, 4.6])
     assert alt.startswith("Promised 2, 4 times the cost, counted 1.7, 4.6.")
-    assert [line.get_ydata() for line in figure.axes[0].lines] == [[1, 2, 4], [1.0, 1.7, 4.6]]
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[1, 2, 4], [1.0, 1.7, 4.6]]
 
 
 def test_times_are_compared_round_by_round_with_the_fastest() -> None:
     seconds = {"ResNet": [1.0, 10.0], "DenseNet": [2.0, 20.0]}  # the second round was ten times as slow
-    _, alt = architectures.latency_figure({"ResNet": 1.0, "DenseNet": 1.1}, seconds)
+    figure, alt = architectures.latency_figure({"ResNet": 1.0, "DenseNet": 1.1}, seconds)
+    dots = [list(line.get_xdata()) for line in figure.axes[1].lines[::2]]
+    assert dots == [[1, 1], [2, 2]]
     assert alt.startswith("Counts within a factor of 1.1, times within 2.")
     assert alt.endswith("ResNet 1.0, DenseNet 2.0.")

@@ -10,6 +10,13 @@ from torch import Tensor
 
 from helpers.plotting import PALETTE, titled
 
+COLORS = {
+    "ResNet": PALETTE["blue"],
+    "DenseNet": PALETTE["orange"],
+    "Inception v3": PALETTE["green"],
+    "MobileNetV2": PALETTE["purple"],
+    "EfficientNet": PALETTE["sky"],
+}
 RECOGNISABLE = 0.1
 """Share of a curve's variance that may be lost before the title calls it lost."""
 
@@ -79,12 +86,12 @@ def latency_figure(
     fastest = min(median, key=median.get)
     ratio = {name: np.asarray(times) / np.asarray(seconds[fastest]) for name, times in seconds.items()}
     left, right = figure.subplots(1, 2, sharey=True)
-    colors = [PALETTE[c] for c in ("blue", "orange", "green", "purple", "sky")]
-    left.barh(names, [million_multiply_adds[name] for name in names], color=colors)
+    left.barh(names, [million_multiply_adds[name] for name in names], color=[COLORS[n] for n in names])
     left.set(xlabel="million multiply-adds per image")
     left.invert_yaxis()
-    for place, (name, color) in enumerate(zip(names, colors, strict=True)):
-        right.plot(ratio[name], [place] * len(ratio[name]), "o", color=color, alpha=0.5, markersize=5)
+    for place, name in enumerate(names):
+        style = {"color": COLORS[name], "alpha": 0.5, "markersize": 5}
+        right.plot(ratio[name], [place] * len(ratio[name]), "o", **style)
         right.plot(np.median(ratio[name]), place, "|", color=PALETTE["ink"], markersize=18)
     right.set(xlabel=f"time of a batch, {fastest} = 1", xlim=(0, None))
     spread = max(million_multiply_adds.values()) / min(million_multiply_adds.values())
