@@ -140,7 +140,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rates": [0.01],
         "species": 8,
         "unseen": 8,
-        "bird_steps": 5,
+        "bird_steps": 10,
         "device": "cpu",
     },
     "02_optimisation": {
