@@ -81,7 +81,7 @@ PROSE = """# Bound $x^2$
 **After this chapter you can read.**
 
 [next](reading_list/04_c.ipynb#top), [here](#place),
-[results](../reproduce/RESULTS.md), [code](../x.py)
+[results](../reproduce/RESULTS.md), [code](../x.py), [words](../docs/glossary.md#arms)
 
 <a id="place"></a>A word of $\\mathbf w$.
 
@@ -141,6 +141,9 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     listed = "# Listed\n\n## Top\n\n[back](../03_c.ipynb) $\\unheardof$"
     nbformat.write(notebook(listed), names["reading_list/04_c"])
     (texts / "reading_list" / "README.md").write_text("# The list\n\n[listed](04_c.ipynb), [none](../../x)\n")
+    (root / "docs").mkdir()
+    links = "[three](../notebooks/03_c.ipynb), [list](../notebooks/reading_list/README.md)"
+    (root / "docs" / "glossary.md").write_text(f"# Glossary\n\n## Arms\n\n{links}\n")
     pages = {"03": "03_c.ipynb"}
     problems = write_book(names, claims_page([], pages=pages), root / "build" / "html", texts)
     assert names["03_c"].read_bytes() == before
@@ -203,6 +206,9 @@ def test_links_lead_from_page_to_page_and_between_claims_and_chapters(
     assert links["here"] == "#place"
     assert links["results"] == "claims.html"
     assert "code" not in links
+    assert links["words"] == "glossary.html#arms"
+    words = (book[0] / "glossary.html").read_text()
+    assert {f'href="{there}.html"' in words for there in ("03_c", "reading_list/README")} == {True}
     assert links["All that is known of this claim"] == "claims.html#a-claim"
     assert page.find(id="claim-a-claim") is not None
     assert 'href="03_c.html"' in (book[0] / "claims.html").read_text()

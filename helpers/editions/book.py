@@ -60,7 +60,8 @@ def write_book(notebooks: Mapping[str, Path], claims: str, out: Path, texts: Pat
         notebooks: the executed notebook to show by its name in the book: "03_svmax",
             "reading_list/04_losses".
         claims: the page on the claims, as `helpers.claims.page` writes it.
-        texts: a folder whose Markdown files, at any depth, are pages too.
+        texts: the notebooks' folder, whose Markdown files, at any depth, are pages too, as is the glossary in
+            `docs/` beside it.
 
     Returns:
         A line for each thing that could not be shown as it should, after its page's name and a colon; the
@@ -80,6 +81,8 @@ def write_book(notebooks: Mapping[str, Path], claims: str, out: Path, texts: Pat
 def _write_sources(notebooks: Mapping[str, Path], claims: str, texts: Path, source: Path) -> list[str]:
     """What Sphinx reads: a prepared copy of every page, and its pictures as files of their own."""
     pages = {path.relative_to(texts).with_suffix("").as_posix(): path for path in sorted(texts.rglob("*.md"))}
+    if (words := texts.parent / "docs" / "glossary.md").is_file():
+        pages["glossary"] = words
     known, entries, problems = {*notebooks, *pages, "claims"}, [], []
     for name, path in notebooks.items():
         page = Page(name)

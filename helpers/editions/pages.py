@@ -22,6 +22,8 @@ from helpers.provenance import STAMP
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 FIGURES = "figures"
+ELSEWHERE = {"../reproduce/RESULTS.md": "claims.md", "../docs/glossary.md": "glossary.md"}
+"""What notebooks link to outside their folder, and the page of the book that it is."""
 SCRIPT = re.compile(r"(?is)<script\b.*?</script>|<style\b.*?</style>")
 IMAGE = re.compile(r'<img\b[^>]*?\bsrc="data:(image/\w+);base64,([^"]+)"[^>]*>')
 PROMPTS = {
@@ -105,9 +107,10 @@ def _link(found: re.Match[str], page: Page, known: set[str]) -> str:
     if "://" in target or target.startswith("mailto:") or not path:
         return found[0]
     name = _normal(PurePosixPath(page.name).parent / path)
-    if name == "../reproduce/RESULTS.md":
-        return f"[{text}]({page.top}claims.md{'#' * bool(fragment)}{fragment})"
-    return found[0] if PurePosixPath(name).with_suffix("").as_posix() in known else text
+    name = ELSEWHERE.get(name, name.removeprefix("../notebooks/"))
+    if PurePosixPath(name).with_suffix("").as_posix() not in known:
+        return text
+    return f"[{text}]({page.top}{name}{'#' * bool(fragment)}{fragment})"
 
 
 def _normal(path: PurePosixPath) -> str:
