@@ -187,7 +187,9 @@ def test_record_converts_and_prints(ledger: Path, capsys: pytest.CaptureFixture[
     assert made.effects == Paired([1.0, 1.1, 0.9])
     assert made.summaries["triplet"] == [70.0, 71.0, 72.0]
     printed = capsys.readouterr().out
-    assert printed.startswith("supported · SVMax helps · +1.000 [+0.752, +1.248] points, 3 seeds\n")
+    assert printed.startswith(
+        "supported, provisional · SVMax helps · +1.000 [+0.752, +1.248] points, 3 seeds\n"
+    )
     assert "triplet 71 ± 1; with SVMax" in printed
     assert record("svmax.bound", violation=np.float32(0), setting="any batch", ledger=ledger).violation == 0.0
     items = Paired.of(np.random.default_rng(0).normal(1, 1, (3, 50)), redrawn=True)
@@ -276,7 +278,9 @@ def test_the_card_is_folded_escaped_and_has_no_colours(
     assert "<i>" not in html
     assert "color" not in html
     folded = re.fullmatch(r"<details><summary>(.*)</summary>\s*<table>.*</table></details>\s*", html, re.S)
-    assert folded[1] == "✔ <strong>supported</strong> · SVMax helps · +1.000 [+0.752, +1.248] points, 3 seeds"
+    assert folded[1] == (
+        "(✔) <strong>supported, provisional</strong> · SVMax helps · +1.000 [+0.752, +1.248] points, 3 seeds"
+    )
     assert "explains it: +0.000 [-0.248, +0.248]" in html
 
 

@@ -158,14 +158,14 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             near = [g for g, (d, s) in enumerate(zip(dense, slim), 1) if d - s <= margin]
             return near[0] if near else 0
             """,
-            r"case 3: expected 4, you say 2\. Once is not enough",
+            r"case 3: expected 4, you say 2\. All later generations count",
         ),
         "counts from 0": (
             """
             far = [g for g, (d, s) in enumerate(zip(dense, slim)) if d - s > margin]
             return max(far, default=-1) + 1
             """,
-            r"case 1: expected 3, you say 2\. Once is not enough",
+            r"case 1: expected 3, you say 2\. All later generations count",
         ),
         "better than dense counts as far": (
             """
@@ -173,14 +173,22 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             last = max(far, default=0)
             return last + 1 if last < len(dense) else 0
             """,
-            r"case 2: expected 1, you say 0\. Once is not enough",
+            r"case 2: expected 1, you say 0\. All later generations count",
         ),
         "never is one more": (
             """
             far = [g for g, (d, s) in enumerate(zip(dense, slim), 1) if d - s > margin]
             return max(far, default=0) + 1
             """,
-            r"case 4: expected 0, you say 2\. Once is not enough",
+            r"case 4: expected 0, you say 2\. All later generations count",
+        ),
+        "the margin itself counts as far": (
+            """
+            far = [g for g, (d, s) in enumerate(zip(dense, slim), 1) if d - s >= margin]
+            last = max(far, default=0)
+            return last + 1 if last < len(dense) else 0
+            """,
+            r"case 5: expected 1, you say 0\. All later generations count; margin itself is allowed",
         ),
     },
     ("03_svmax", "ex-piles"): {
@@ -684,9 +692,11 @@ ARMS = {"SVMax": 0.4, "violating pairs": 0.3, "spread-out": 0.2, "nothing": 0.1}
 UNSEEN = {"softmax": 0.2, "semi-hard": 0.5, "second softmax": 0.4, "pooled head": 0.3}
 SPECIALISTS = {"softmax": 0.2, "softmax, un-pooled": 0.4, "triplet": 0.5, "triplet, pooled": 0.3}
 LENGTHS = {"one generation": 0.1, "KE": 0.3, "restarts": 0.4, "long run": 0.5, "slim from scratch": 0.2}
+STUDENTS = {"student alone": 0.2, "absolute": 0.5, "relative": 0.4, "untaught teacher": 0.3}
 LOSSES = {"contrastive": 0.3, "softmax": 0.5, "Multi-Similarity": 0.4, "HORDE": 0.2}
 NUMBERS = {
     "losses": LOSSES,
+    "students": STUDENTS,
     "modes": SHARES, "arms": UNSEEN, "images": LENGTHS, "contrastive": ARMS, "gap": SPECIALISTS,
 }  # fmt: skip
 
