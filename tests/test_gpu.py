@@ -239,7 +239,6 @@ def test_costs_are_written_and_written_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.notebook
-@pytest.mark.skipif("CTG_TRIAL" not in os.environ, reason="minutes long: set CTG_TRIAL to run it")
 def test_a_trial_on_the_cpu_runs_every_step_and_touches_no_result(tmp_path: Path) -> None:
     copy = tmp_path / "project"
     kept = subprocess.run(["git", "-C", PROJECT_ROOT, "ls-files"], capture_output=True, text=True, check=True)
