@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import uuid
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,3 +138,22 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of the folder `path` when the block ends well, else nothing does.
+
+    What else the block puts beside it is removed at the end. Missing folders above `path` are made.
+
+    Raises:
+        OSError: the folder above cannot be written, or the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as around:
+        made = Path(around) / "made"
+        made.mkdir()
+        yield made
+        if path.exists():
+            path.rename(made.with_name("old"))
+        made.rename(path)

@@ -138,3 +138,18 @@ def test_a_symbolic_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
         assert link.is_symlink()
         assert target.read_text() == content
         assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_fresh_folder_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
+    site = tmp_path / "build" / "site"
+    with files.fresh_folder(site) as made:
+        (made / "first").touch()
+        assert not site.exists()
+    with pytest.raises(FileExistsError), files.fresh_folder(site) as made:
+        made.mkdir()
+    assert [p.name for p in site.iterdir()] == ["first"]
+    with files.fresh_folder(site) as made:
+        made.with_name("beside").mkdir()
+        (made / "second").touch()
+    assert [p.name for p in site.iterdir()] == ["second"]
+    assert [p.name for p in site.parent.iterdir()] == ["site"]

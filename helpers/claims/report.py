@@ -18,7 +18,16 @@ from markupsafe import Markup, escape
 from helpers.claims.ledger import LEDGER, Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
-from helpers.claims.verdict import ANSWERS, DECIDED, FEWEST_SEEDS, POSITIVE, TIERS, VERDICTS, Verdict, judge
+from helpers.claims.verdict import (
+    ANSWERS,
+    DECIDED,
+    POSITIVE,
+    TIERS,
+    VERDICTS,
+    Verdict,
+    judge,
+    too_few_seeds,
+)
 from helpers.experiments.comparison import Interval
 from helpers.experiments.evidence import all_evidence
 from helpers.tables import aligned, markdown_table
@@ -90,6 +99,11 @@ def verdicts(chapter: str) -> Markdown:
     return Markdown(markdown_table(["claim", "verdict", "result", "because of the method?"], body))
 
 
+def _sign(word: str, provisional: object) -> str:
+    """The sign of a verdict, in brackets while it is provisional."""
+    return f"({SIGNS[word]})" if provisional else SIGNS[word]
+
+
 def because_text(verdict: Verdict) -> str:
     """Whether the method is the reason for an effect that was found: what its controls say."""
     if verdict.verdict not in POSITIVE or not verdict.controls:
@@ -145,14 +159,12 @@ def row_lines(row: Claim) -> list[tuple[str, str]]:
 
 def card(row: Claim, measurement: Measurement) -> tuple[str, str]:
     """A measured claim as text and as folded HTML without colours of its own, for a light or dark theme."""
-    verdict, sign = judge(row, measurement), ""
-    if measurement.effects is not None and verdict.seeds < FEWEST_SEEDS:
-        verdict = replace(verdict, provisional=(f"fewer than {FEWEST_SEEDS} seeds",))
-        sign = f"({SIGNS[verdict.verdict]})"
+    verdict = replace(judge(row, measurement), provisional=too_few_seeds(measurement))
+    sign = _sign(verdict.verdict, verdict.provisional)
     head = [verdict_text(verdict), row.label, result_text(row, verdict, measurement)]
     lines = [("Claim", row.claim), *measured_lines(row, measurement, verdict), *row_lines(row)]
     text = "\n".join([" · ".join(head), *(f"  {name}: {text}" for name, text in lines)])
-    return text, render("card.html.j2", sign=sign or SIGNS[verdict.verdict], head=head, lines=lines)
+    return text, render("card.html.j2", sign=sign, head=head, lines=lines)
 
 
 def tally(stand: Sequence[Standing]) -> str:
@@ -207,7 +219,7 @@ def view(s: Standing) -> dict[str, Any]:
         "tiers": [
             (name, word, open_) for name, (word, open_) in zip(TIER_NAMES.values(), signs, strict=True)
         ],
-        "signs": " ".join(f"({SIGNS[word]})" if open_ else SIGNS[word] for word, open_ in signs),
+        "signs": " ".join(_sign(*sign) for sign in signs),
         "own": f"{s.own.verdict} {result_text(row, s.own, None)}".strip(),
         "lines": [*lines, *row_lines(row)],
     }

@@ -145,10 +145,15 @@ def judge_tier(rows: Mapping[str, Claim], runs: Mapping[str, Run]) -> dict[str, 
     return {i: verdicts.get(i) or composed(row, verdicts) for i, row in rows.items()}
 
 
+def too_few_seeds(measurement: Measurement) -> tuple[str, ...]:
+    """Why effects of so few seeds make a verdict provisional; nothing for enough of them, or an identity."""
+    few = measurement.effects is not None and len(measurement.effects.effects) < FEWEST_SEEDS
+    return (f"fewer than {FEWEST_SEEDS} seeds",) if few else ()
+
+
 def _provisional(row: Claim, run: Run, survives: bool) -> Iterable[str]:
     effects, fewest = run.measurement.effects, FEWEST_ITEMS[row.items]
-    if len(effects.effects) < FEWEST_SEEDS:
-        yield f"fewer than {FEWEST_SEEDS} seeds"
+    yield from too_few_seeds(run.measurement)
     if effects.items < fewest:
         yield f"fewer than {fewest} test {row.items}" if effects.items else f"test {row.items} not counted"
     if not run.planned:

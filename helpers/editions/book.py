@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -17,8 +16,8 @@ import nbformat
 from jinja2 import Environment, PackageLoader
 from nbformat import NotebookNode
 
-from helpers.editions.pages import FIGURES, Page, offline_markdown, page_of, with_pictures
-from helpers.files import READING_LIST, write_atomically
+from helpers.editions.pages import FIGURES, Page, offline_markdown, page_of, title_and_promise, with_pictures
+from helpers.files import READING_LIST, fresh_folder, write_atomically
 from helpers.provenance import STAMP
 
 PARTS = files("helpers.editions") / "book"
@@ -67,15 +66,10 @@ def write_book(notebooks: Mapping[str, Path], claims: str, out: Path, texts: Pat
         A line for each thing that could not be shown as it should, after its page's name and a colon; the
         rest of the book is complete.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        work = Path(folder)
-        problems = _write_sources(notebooks, claims, texts, work / "source")
-        problems += _run_sphinx(work / "source", work / "fresh")
-        if out.exists():
-            out.rename(work / "old")
-        (work / "fresh").rename(out)
-    return problems
+    with fresh_folder(out) as fresh:
+        source = fresh.with_name("source")
+        problems = _write_sources(notebooks, claims, texts, source)
+        return problems + _run_sphinx(source, fresh)
 
 
 def _write_sources(notebooks: Mapping[str, Path], claims: str, texts: Path, source: Path) -> list[str]:
@@ -95,33 +89,24 @@ def _write_sources(notebooks: Mapping[str, Path], claims: str, texts: Path, sour
             continue
         entries.append(_entry(name, nb, page))
         write_atomically(source / f"{name}.ipynb", text)
-        _write_pictures(page, source)
+        page.write_pictures(source / "extra")
     for name, path in pages.items():
         cell = NotebookNode(source=path.read_text(encoding="utf-8"))
         write_atomically(source / f"{name}.md", offline_markdown(cell, Page(name), known))
     page = Page("claims")
     write_atomically(source / "claims.md", with_pictures(claims, page))
-    _write_pictures(page, source)
+    page.write_pictures(source / "extra")
     write_atomically(source / "index.md", _front(entries, list(notebooks), list(pages), claims))
     return problems
 
 
-def _write_pictures(page: Page, source: Path) -> None:
-    folder = source / "extra" / FIGURES
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in page.pictures.items():
-        (folder / name).write_bytes(content)
-
-
 def _entry(name: str, nb: NotebookNode, page: Page) -> dict[str, str]:
     """What the front page says of a notebook: its title, what a reader can do then, its first picture."""
-    prose = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
-    title = re.search(r"(?m)^# +(.+?) *$", prose)
-    promise = re.search(r"(?m)^\*\*(After this .+?)\*\*$", prose)
+    title, promise = title_and_promise(nb.cells)
     return {
         "name": name,
-        "title": title[1] if title else name,
-        "promise": promise[1] if promise else "",
+        "title": title or name,
+        "promise": promise,
         "picture": f"{FIGURES}/{next(iter(page.pictures))}" if page.pictures else "",
     }
 

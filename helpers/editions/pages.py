@@ -9,7 +9,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from html import escape, unescape
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nbformat import NotebookNode
@@ -49,6 +49,12 @@ class Page:
         """From the page to the top of the site."""
         return "../" * (len(PurePosixPath(self.name).parts) - 1)
 
+    def write_pictures(self, site: Path) -> None:
+        """Write the pictures below the folder of a site."""
+        (folder := site / FIGURES).mkdir(parents=True, exist_ok=True)
+        for name, content in self.pictures.items():
+            (folder / name).write_bytes(content)
+
     def picture(self, mime: str, data: bytes, alt: str, width: int | None = None) -> str:
         """A picture as HTML that is loaded when a reader comes near it, with room kept for it."""
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.{mime.removeprefix('image/').removesuffix('+xml')}"
@@ -86,6 +92,19 @@ def page_of(nb: NotebookNode, page: Page, known: set[str], stamp: str) -> Notebo
     after = titles[0] + 1 if titles else 1
     nb.cells.insert(after, new_markdown_cell(f'<p class="stamp">{escape(stamp)}</p>'))
     return nb
+
+
+def prose_of(cells: list[NotebookNode]) -> str:
+    """The text of the Markdown cells."""
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def title_and_promise(cells: list[NotebookNode]) -> tuple[str, str]:
+    """A notebook's first heading, and what it says a reader can do after it; "" for what is not there."""
+    prose = prose_of(cells)
+    title = re.search(r"(?m)^# +(.+?) *$", prose)
+    promise = re.search(r"(?m)^\*\*(After this .+?)\*\*$", prose)
+    return title[1] if title else "", promise[1] if promise else ""
 
 
 def offline_markdown(cell: NotebookNode, page: Page, known: set[str]) -> str:

@@ -7,8 +7,6 @@ its conclusion; further figures stand below it.
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -21,8 +19,8 @@ from nbformat import NotebookNode
 
 from helpers import PROJECT_ROOT
 from helpers.editions import CourseError
-from helpers.editions.pages import FIGURES, Page, kind_of, page_of
-from helpers.files import find_chapter
+from helpers.editions.pages import Page, kind_of, page_of, prose_of, title_and_promise
+from helpers.files import find_chapter, fresh_folder
 
 REVEAL = ("reset.css", "reveal.css", "reveal.js")
 LONGEST_CODE = 15
@@ -56,17 +54,11 @@ def write_slides(chapter: str, root: Path = PROJECT_ROOT) -> Path:
     nb, page = nbformat.read(source, as_version=4), Page(source.stem)
     slides = slides_of(page_of(nb, page, set(), ""))
     out = Path(root) / "build" / "slides" / source.stem
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        made = Path(folder) / "made"
-        (made / FIGURES).mkdir(parents=True)
-        for name, content in page.pictures.items():
-            (made / FIGURES / name).write_bytes(content)
+    with fresh_folder(out) as made:
+        page.write_pictures(made)
         for name, content in _reveal().items():
             (made / name).write_bytes(content)
         (made / "index.html").write_text(_page(slides), encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        made.rename(out)
     return out / "index.html"
 
 
@@ -92,16 +84,13 @@ def slides_of(nb: NotebookNode) -> list[Slide]:
 
 
 def _title(cells: list[NotebookNode]) -> Slide:
-    prose = _prose(cells)
-    title = re.search(r"(?m)^# +(.+?) *$", prose)
-    promise = re.search(r"(?m)^\*\*(After this .+?)\*\*$", prose)
     figures = [figure for figure, _ in _figures(cells)]
-    return Slide(title[1] if title else "", promise[1] if promise else "", figure="".join(figures[:1]))
+    return Slide(*title_and_promise(cells), figure="".join(figures[:1]))
 
 
 def _slide(cells: list[NotebookNode]) -> Slide:
     heading, _, _ = cells[0].source.partition("\n")
-    prose = _prose(cells).removeprefix(heading)
+    prose = prose_of(cells).removeprefix(heading)
     asked = PREDICT.search(prose)
     paragraphs = [p for p in re.split(r"\n{2,}", prose) if re.match(r"[\w*(]", p) and not PREDICT.match(p)]
     opening = _sentences(paragraphs[0]) if paragraphs else []
@@ -145,10 +134,6 @@ def _short_code(cells: list[NotebookNode]) -> str:
             if len(lines) <= LONGEST_CODE and re.search(r"(?m)^(def|class) ", cell.source):
                 return f"```python\n{cell.source}\n```"
     return ""
-
-
-def _prose(cells: list[NotebookNode]) -> str:
-    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def _html(cells: list[NotebookNode]) -> str:
