@@ -18,6 +18,21 @@ GRADING = "CTG_GRADING"
 """Environment variable: when it is set, an exercise without an answer fails, as a wrong one does."""
 
 
+class _Told:
+    """An error of whose traceback a notebook shows one sentence: the rest is not the learner's code."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+class WrongAnswer(_Told, AssertionError):
+    """An answer that is not right, or not there when it is graded."""
+
+
+class UnfitAnswer(_Told, ValueError):
+    """An answer that names something else than what it may choose from."""
+
+
 def check(
     answer: Callable[..., Any],
     reference: Callable[..., Any],
@@ -36,18 +51,18 @@ def check(
         tolerance: largest difference, relative to the largest value expected where that is above 1.
 
     Raises:
-        AssertionError: naming the case, what was expected and what came.
+        WrongAnswer: naming the case, what was expected and what came.
     """
     for number, case in enumerate(cases, 1):
         inputs, theirs = _fresh(case), _fresh(case)
         wanted, found = reference(*inputs), answer(*map(_copy, theirs))
         if found is None or found is ...:
-            assert number == 1, f"case {number}: expected {_text(wanted)}, you return nothing. {hint}"
+            _expect(number == 1, f"case {number}: expected {_text(wanted)}, you return nothing. {hint}")
             _unanswered()
             return
         _compare(f"case {number}", wanted, found, hint, tolerance)
         if isinstance(wanted, Tensor) and wanted.requires_grad:
-            assert found.requires_grad, f"case {number}: the value is right, but no gradient flows. {hint}"
+            _expect(found.requires_grad, f"case {number}: the value is right, but no gradient flows. {hint}")
             slopes = [_slopes(value, given) for value, given in ((wanted, inputs), (found, theirs))]
             for one, other in zip(*slopes, strict=True):
                 _compare(f"case {number}: the value is right, the gradient", one, other, hint, tolerance)
@@ -58,15 +73,15 @@ def choose(answer: str | None, options: Mapping[str, str], *, right: str) -> Non
     """Check a choice among named options; `options` says of each what speaks for or against it.
 
     Raises:
-        AssertionError: another option than `right`, with what speaks against it.
-        ValueError: no such option.
+        WrongAnswer: another option than `right`, with what speaks against it.
+        UnfitAnswer: no such option.
     """
     if answer is None or answer is ...:
         _unanswered()
         return
     if answer not in list(options):
-        raise ValueError(f"the answer is {answer!r}; expected one of {', '.join(map(repr, options))}")
-    assert answer == right, f"Not {answer!r}: {options[answer]}"
+        raise UnfitAnswer(f"the answer is {answer!r}; expected one of {', '.join(map(repr, options))}")
+    _expect(answer == right, f"Not {answer!r}: {options[answer]}")
     print(f"Correct: {options[right]}")
 
 
@@ -74,13 +89,13 @@ def order(answer: Sequence[str] | None, values: Mapping[str, float]) -> None:
     """Compare a predicted order, best first, with what was measured; a wrong prediction is no mistake.
 
     Raises:
-        ValueError: the answer does not name each of `values` once.
+        UnfitAnswer: the answer does not name each of `values` once.
     """
     if answer is None or answer is ...:
         _unanswered()
         return
     if isinstance(answer, str) or sorted(map(str, answer)) != sorted(values):
-        raise ValueError(f"the answer is {answer!r}; expected each of {', '.join(values)} once, as a list")
+        raise UnfitAnswer(f"the answer is {answer!r}; expected each of {', '.join(values)} once, as a list")
     truth = sorted(values, key=values.get, reverse=True)
     right = sum(one == other for one, other in zip(answer, truth, strict=True))
     said = ", ".join(f"{name} {values[name]:.3f}" for name in truth)
@@ -106,7 +121,7 @@ def solution(chapter: str, exercise: str) -> Markdown:
 
 
 def _unanswered() -> None:
-    assert not os.environ.get(GRADING), NOT_ANSWERED
+    _expect(not os.environ.get(GRADING), NOT_ANSWERED)
     print(NOT_ANSWERED)
 
 
@@ -136,22 +151,30 @@ def _compare(where: str, wanted: Any, found: Any, hint: str, tolerance: float) -
         isinstance(wanted, int | float) and isinstance(found, int | float)
     )
     more = "; .item() makes a number of it" if isinstance(found, Tensor) else ""
-    assert alike, f"{where}: expected the type {kind}, you return {type(found).__name__}{more}. {hint}"
+    _expect(alike, f"{where}: expected the type {kind}, you return {type(found).__name__}{more}. {hint}")
     if isinstance(wanted, tuple):
-        assert len(found) == len(wanted), f"{where}: expected {len(wanted)} values, you return {len(found)}"
+        counts = f"{len(wanted)} values, you return {len(found)}"
+        _expect(len(found) == len(wanted), f"{where}: expected {counts}. {hint}")
         for place, pair in enumerate(zip(wanted, found, strict=True), 1):
             _compare(f"{where}, value {place}", *pair, hint, tolerance)
         return
     if isinstance(wanted, Tensor):
         shapes = f"{tuple(wanted.shape)}, you return {tuple(found.shape)}"
-        assert found.shape == wanted.shape, f"{where}: expected shape {shapes}. {hint}"
+        _expect(found.shape == wanted.shape, f"{where}: expected shape {shapes}. {hint}")
     one, other = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (wanted, found))
     largest = one[one.isfinite()].abs().max().item() if one.isfinite().any() else 0.0
     near = torch.allclose(one, other, rtol=0, atol=tolerance * max(1.0, largest))
-    assert near, f"{where}: expected {_text(wanted)}, you say {_text(found)}. {hint}"
+    theirs, mine = _text(wanted), _text(found)
+    gap = "\n" if "\n" in theirs + mine else " "
+    _expect(near, f"{where}: expected {theirs},{gap}you say {mine}.{gap}{hint}")
+
+
+def _expect(right: bool, message: str) -> None:
+    if not right:
+        raise WrongAnswer(message.strip())
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else value.detach()
     return f"{value:.6g}" if isinstance(value, int | float) else repr(value)

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 from small_notebooks import notebook, project
@@ -133,6 +136,29 @@ def test_run_all_goes_on_in_a_learners_copy_and_a_grader_stops(monkeypatch: pyte
     for call in calls:
         with pytest.raises(AssertionError, match=exercises.NOT_ANSWERED):
             call()
+
+
+def test_a_wrong_answer_shows_a_sentence_and_no_traceback() -> None:
+    shell = InteractiveShell()
+    for call, first in (
+        ("exercises.check(lambda x: x + 1.0, lambda x: x, [(1.0,)], hint='Count.')", "case 1: expected 1, "),
+        ("exercises.choose('a', {'a': 'it is not.', 'b': 'it is.'}, right='b')", "Not 'a': it is not."),
+        ("exercises.choose('c', {'a': 'no', 'b': 'yes'}, right='b')", "the answer is 'c'; expected "),
+    ):
+        with capture_output() as captured:
+            shell.run_cell(f"from helpers import exercises\n{call}")
+        shown = captured.stdout.strip()
+        assert shown.startswith(first)
+        assert "\n" not in shown
+
+
+def test_two_matrices_are_shown_below_each_other_and_the_hint_last() -> None:
+    with pytest.raises(exercises.WrongAnswer) as caught:
+        exercises.check(torch.abs, torch.neg, [(torch.ones(2, 2),)], hint="Think of the sign.")
+    assert str(caught.value).splitlines() == [
+        *("case 1: expected tensor([[-1., -1.],", "        [-1., -1.]]),"),
+        *("you say tensor([[1., 1.],", "        [1., 1.]]).", "Think of the sign."),
+    ]
 
 
 def test_answers_stand_where_nbgrader_looks_for_them() -> None:
