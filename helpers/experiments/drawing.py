@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from helpers import plotting
 from helpers.experiments.comparison import paired_interval
@@ -72,11 +73,15 @@ def show_curves(results: Results, metric: str, arms: Sequence[Arm], kept: Result
             )  # fmt: skip
             ends.setdefault(name, runs[runs["step"] == runs["step"].max()]["value"].mean())
     values = pd.concat([source.at_chosen(metric, curve=True)["value"] for source in sources])
-    if values.min() > 0 and values.max() > 10 * values.min():
+    if values.min() > 0 and values.max() > max(1, 10 * values.min()):
         axes.set_yscale("log")  # else early spikes flatten the rest
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis("{x:g}")
     axes.set(xlabel="step", ylabel=metric)
     axes.margins(x=0.01)
     lines = [Line2D([], [], color=colors[name], label=name) for name in sorted(ends, key=lambda n: -ends[n])]
+    if any(_seeds(source, metric, True) > 1 for source in sources):
+        lines.append(Patch(color=_INK, alpha=0.15, linewidth=0, label="from the lowest to the highest seed"))
     if kept is not None:
         lines += [
             Line2D([], [], color=_INK, label=_source(kept, metric, True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import seaborn as sns
@@ -18,8 +19,9 @@ from helpers.retrieval import nearest_neighbours
 def classes_figure(part: ImageSet, classes: int = 8, each: int = 2) -> tuple[Figure, str]:
     """The first images of the first classes, one class per column."""
     classes = min(classes, part.num_classes)
-    figure = Figure(figsize=(1.35 * classes, 1.35 * each), layout="constrained")
+    figure = Figure(figsize=(1.35 * classes, 1.35 * each + 0.45), layout="constrained")
     for column, c in zip(figure.subplots(each, classes, squeeze=False).T, range(classes), strict=True):
+        column[0].set_title(fill(part.class_names[c], 17), fontsize=8, fontweight="normal", loc="center")
         for ax in column:
             ax.axis("off")
         for ax, i in zip(column, (part.labels == c).nonzero()[:each, 0].tolist(), strict=False):

@@ -42,7 +42,7 @@ def published_figure(
         axes.hlines(places, 0, list(answers.values()), color=PALETTE[color], linewidth=2)
         axes.plot(list(answers.values()), places, "o", color=PALETTE[color], markersize=8, label=question)
     for place, (_, _, value) in enumerate(rows):
-        axes.text(value + 1.5, place, f"{value:.0f}", va="center", fontsize=10)
+        axes.text(value + 1.5, place, f"{value:g}", va="center", fontsize=10)
     axes.set_yticks(range(len(rows)), [who for _, who, _ in rows])
     axes.set(xlabel=unit, xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
