@@ -7,7 +7,17 @@ import pytest
 
 from helpers.experiments import Arm, Results
 from helpers.figures import factorial, four_tools, thesis
-from helpers.figures.gap import FAMILY, GROUPS, METRICS, STYLES, arm_name, gap_figure, paths_of, plane_figure
+from helpers.figures.gap import (
+    FAMILY,
+    GROUPS,
+    METRICS,
+    PLANE,
+    STYLES,
+    arm_name,
+    gap_figure,
+    paths_of,
+    plane_figure,
+)
 
 NAMES = [arm_name(*tools) for tools in product((False, True), repeat=3)]
 IN_GENERATIONS = [name for name in STYLES if "KE" in name or name.startswith("all")]
@@ -31,7 +41,7 @@ def results(source: str = "study", seeds: int = 3) -> Results:
     for number, name in enumerate(STYLES):
         for seed in range(seeds):
             value = 0.2 + 0.03 * number + 0.001 * seed
-            run = dict.fromkeys(METRICS, value)
+            run = dict.fromkeys((*METRICS, *PLANE), value)
             if name in IN_GENERATIONS:
                 for metric, prefix in product(METRICS, ("", "slim ")):
                     run[f"{prefix}{metric} by generation"] = [[g, value - 0.05 * (3 - g)] for g in (1, 2, 3)]
@@ -123,7 +133,8 @@ def test_the_courses_follow_dense_and_slim_over_the_generations():
     assert len(figure.axes) == 2
     assert "slim test accuracy of all" in alt
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["all", "all, restarts", "two heads + SVMax, one long run", "dense", "slim"]
+    named = ["all", "all, restarts", "two heads + SVMax, one long run", "dense", "slim"]
+    assert texts == [*named, "lowest to highest seed"]
 
 
 def test_the_opening_picture_names_the_four_tools():

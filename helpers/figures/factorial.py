@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from helpers.contest import by_seed
 from helpers.experiments import Results, paired_interval
@@ -99,6 +100,7 @@ def courses_figure(
         Line2D([], [], color=PALETTE["ink"], linestyle=s, label=w)
         for w, s in (("dense", "-"), ("slim", "--"))
     ]
+    lines.append(Patch(color=PALETTE["ink"], alpha=0.12, linewidth=0, label="lowest to highest seed"))
     seeds = found.table["seed"].nunique()
     figure.legend(
         handles=lines,

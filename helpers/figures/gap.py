@@ -19,6 +19,8 @@ TOOLS = ("two heads", "KE", "SVMax")
 CHOICES = ("with", "without")
 PARTS = ("dense", "slim")
 ACCURACY, RECALL = METRICS = "test accuracy", "recall@1, unseen"
+PLANE = ("nearest accuracy", RECALL)
+"""The plane asks all arms by the same rule, the nearest training image."""
 FAMILY = (
     "softmax",
     "SVMax",
@@ -77,9 +79,9 @@ def plane_figure(
     """Every arm on the plane of both tasks: mean over seeds and its 95 % interval, a panel for each group.
 
     Args:
-        found: a sweep that gave "test accuracy" and "recall@1, unseen".
+        found: a sweep that gave the metrics of `PLANE`.
         kept: evidence, drawn solid; `found` is hollow unless it is evidence itself.
-        groups: keys of `GROUPS`; the arms of the others are faint dots.
+        groups: keys of `GROUPS`; the arms of the others are faint dots, of the evidence where there is any.
     """
     sources = [found] if kept is None else [kept, found]
     alone = len(groups) == 1
@@ -87,13 +89,13 @@ def plane_figure(
     panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
     told = []
     for axes, group in zip(panels, groups, strict=True):
+        _all_faint(axes, sources[0])
         for source in sources:
-            _all_faint(axes, source)
             for name in (n for n in GROUPS[group] if n in source.chosen):
                 place = _mark(axes, source, name)
                 told.append(f"{name} {place[0]:.2f}, {place[1]:.2f} ({source_name(source)})")
         axes.set_title(group, fontsize=11)
-        axes.set_xlabel("accuracy, seen classes")
+        axes.set_xlabel("accuracy, seen classes, by the nearest image")
         marks = [_handle(name) for name in GROUPS[group] if any(name in s.chosen for s in sources)]
         where = (1.02, 1.0) if alone else (0.5, -0.16)
         corner = "upper left" if alone else "upper center"
@@ -153,13 +155,19 @@ def gap_figure(
     _specialists(axes, paths)
     means, color = path.mean(0), PALETTE[STYLES[arm][0]]
     axes.plot(*means.T, "-", color=color, alpha=0.5, zorder=2)
-    axes.plot(*means[:-1].T, "o", color=color, alpha=0.5, markersize=5, zorder=2)
-    axes.plot(*path[:, -1].T, "o", color=color, alpha=0.5, markersize=6, label="seeds")
+    trail = {"label": "earlier generations"} if len(means) > 1 else {}
+    axes.plot(*means[:-1].T, "o", color=color, alpha=0.5, markersize=4, zorder=2, **trail)
+    axes.plot(
+        *path[:, -1].T, "o", color=color, alpha=0.5, markersize=6, markerfacecolor="none", label="seeds"
+    )
     axes.plot(*means[-1], "o", color=color, markersize=13, zorder=3, label="their mean")
     everything = np.concatenate([np.reshape(p, (-1, 2)) for of in paths.values() for p in of.values()])
     low, high = everything.min(0) - 0.03, everything.max(0) + 0.03
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    axes.set(xlabel="accuracy, new images of seen classes", ylabel="recall@1, classes never seen")
+    axes.set(
+        xlabel="accuracy, seen classes, by logits (triplet: by the nearest image)",
+        ylabel="recall@1, classes never seen",
+    )
     when = f"generation {generation}" if in_generations else "one long run (no generations, no slim network)"
     axes.set_title(f"{arm}, {shown}, {when}", fontsize=11)
     axes.legend(loc="upper left")
@@ -183,7 +191,7 @@ def _specialists(axes: Axes, paths: Paths) -> None:
 
 
 def _place(source: Results, name: str) -> tuple[float, float]:
-    return tuple(float(source.values(name, metric).mean()) for metric in METRICS)
+    return tuple(float(source.values(name, metric).mean()) for metric in PLANE)
 
 
 def _all_faint(axes: Axes, source: Results) -> None:
@@ -195,7 +203,7 @@ def _mark(axes: Axes, source: Results, name: str) -> tuple[float, float]:
     """The mean of one arm, and a cross of its 95 % intervals in evidence, where there are seeds enough."""
     (color, marker), place = STYLES[name], _place(source, name)
     if source.source != OWN:
-        spans = [paired_interval(source.values(name, metric).tolist()) for metric in METRICS]
+        spans = [paired_interval(source.values(name, metric).tolist()) for metric in PLANE]
         if all(np.isfinite(span.se) for span in spans):
             reach = [[[s.mean - s.low], [s.high - s.mean]] for s in spans]
             axes.errorbar(
