@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.data import ImageSet
 from helpers.figures.attention import (
     HEAT,
+    asked_figure,
     cascade_figure,
     maps_figure,
     show_attention,
@@ -87,3 +89,26 @@ def test_maps_of_a_network_that_turns_random_have_a_line_for_each_method():
     for axes in figure.axes:
         assert [line.get_ydata().tolist() for line in axes.lines] == list(map(list, lines.values()))
     assert "one: L2-CAF 0.40 at once and 0.00 at the end, mean activation 1.00 at once" in alt
+
+
+def test_a_mosaic_is_asked_with_another_image_of_the_class_in_the_framed_quarter():
+    labels = torch.arange(12) // 3
+    images = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+    part = ImageSet("small", images, labels, [f"class {c}" for c in range(4)])
+    images = part[:][0]
+    seen = {}
+
+    def maps_of(pictures, asked):
+        seen.update(pictures=pictures, asked=asked[:, 0].long())  # an embedding is its row's number
+        return {"one": torch.zeros(len(pictures), 2, 2), "another": torch.rand(len(pictures), 2, 2)}
+
+    figure, alt = asked_figure(part, torch.arange(12.0)[:, None], ["another"], 0, maps_of, rows=2)
+    rows = np.array(figure.axes).reshape(2, 3)
+    for row, quarter in zip(rows, (slice(0, 6), slice(6, 12)), strict=True):
+        asked = seen["asked"][list(rows[:, 0]).index(row[0])]
+        assert np.allclose(row[0].images[0].get_array(), images[asked].permute(1, 2, 0))
+        tile = np.asarray(row[1].images[0].get_array())[:6, quarter]
+        mates = [i for i in range(12) if labels[i] == labels[asked] and i != asked]
+        assert any(np.allclose(tile, images[i].permute(1, 2, 0)) for i in mates)
+        assert row[1].patches[0].get_xy() == (quarter.start, 0)
+    assert "maps by another" in alt

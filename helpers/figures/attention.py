@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from helpers.data import ImageSet
+from helpers.data.scenes import mosaics as mosaics_of
+from helpers.localisation import fit_to_image
 from helpers.plotting import PALETTE, titled
 
 HEAT = 0.6
@@ -74,6 +78,46 @@ def maps_figure(
     return titled(figure, finding, f"{many}, with maps from violet, low, to yellow, high: {said}.")
 
 
+def asked_figure(
+    part: ImageSet,
+    embeddings: Tensor,
+    methods: Sequence[str],
+    seed: int,
+    maps_of: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
+    *,
+    finding: str = "",
+    rows: int = 3,
+) -> tuple[Figure, str]:
+    """Mosaics of four classes, each asked with another image of one of them, whose quarter is framed.
+
+    Args:
+        part: N square images.
+        embeddings: theirs, (N, D).
+        methods: the maps to draw, of those that `maps_of` gives.
+        maps_of: (pictures (M, C, H, W), asked (M, D)) -> method -> maps (M, h, w).
+    """
+    images, labels = part[:]
+    mosaics = mosaics_of(images, labels, 4 * rows, seed)
+    others = mosaics.asked[:, None] != torch.arange(len(labels))
+    asked = ((labels[mosaics.asked][:, None] == labels) & others).int().argmax(1)
+    maps, side = maps_of(mosaics.pictures, embeddings[asked]), images.shape[-1]
+    figure = Figure(figsize=(1.7 * (2 + len(methods)), 1.75 * rows + 0.5), layout="constrained")
+    for row, line in enumerate(figure.subplots(rows, 2 + len(methods), squeeze=False)):
+        left, top = int(mosaics.quarter[row]) % 2 * side, int(mosaics.quarter[row]) // 2 * side
+        box = (left, top, left + side - 1, top + side - 1)
+        show_attention(line[0], images[asked[row]], None, "asked with" if row == 0 else "")
+        show_attention(line[1], mosaics.pictures[row], None, "mosaic" if row == 0 else "", box)
+        for axes, name in zip(line[2:], methods, strict=True):
+            heat = fit_to_image(maps[name][row : row + 1], 2 * side)[0].clamp(min=0)
+            heat = heat / heat.max().clamp(min=1e-12)
+            show_attention(axes, mosaics.pictures[row], heat, name if row == 0 else "", box)
+    alt = (
+        f"{rows} mosaics of four images, a row for each; left the image it is asked with, in each mosaic "
+        f"the right quarter framed, then maps by {', '.join(methods)}, from violet, low, to yellow, high."
+    )
+    return titled(figure, finding, alt)
+
+
 def cascade_figure(
     panels: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[str], finding: str = ""
 ) -> tuple[Figure, str]:
@@ -114,16 +158,17 @@ def two_positions_figure(shares: Tensor, found: Tensor) -> tuple[Figure, str]:
     loss = np.square((grid - 1) @ shares.numpy().T).sum(-1)
     figure = Figure(figsize=(9.2, 3.9), layout="constrained")
     plane, along = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    plane.contour(side, side, loss, levels=12, colors=PALETTE["grey"], linewidths=0.7)
     turn = np.linspace(0, 2 * np.pi, 361)
     circle = np.stack([np.cos(turn), np.sin(turn)], -1)
+    losses = np.square((circle - 1) @ shares.numpy().T).sum(-1)
+    plane.contour(side, side, loss, levels=12, colors=PALETTE["grey"], linewidths=0.7)
+    plane.contour(side, side, loss, levels=[losses.min()], colors=PALETTE["orange"], linewidths=1.2)
     plane.plot(*circle.T, color=PALETTE["blue"], label="all filters of length 1")
     plane.plot(1, 1, "o", color=PALETTE["ink"], label="f = (1, 1): nothing filtered")
     plane.plot(*found.numpy(), "D", color=PALETTE["orange"], label="the best of them")
     plane.set(xlim=(side[0], side[-1]), ylim=(side[0], side[-1]), aspect="equal")
     plane.set(xlabel="filter at position 1", ylabel="filter at position 2")
     plane.legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.9)
-    losses = np.square((circle - 1) @ shares.numpy().T).sum(-1)
     along.plot(np.degrees(turn), losses, color=PALETTE["blue"])
     angle = math.degrees(math.atan2(found[1], found[0]))
     along.plot(angle % 360, losses.min(), "D", color=PALETTE["orange"])
@@ -131,6 +176,6 @@ def two_positions_figure(shares: Tensor, found: Tensor) -> tuple[Figure, str]:
     share = float(found[0] ** 2)
     return figure, (
         "Left: contours of the loss over a filter of two numbers, lowest at (1, 1), and the circle of length "
-        f"1, which touches its lowest contour at ({found[0]:.2f}, {found[1]:.2f}). Right: the loss "
+        f"1, which touches a contour at ({found[0]:.2f}, {found[1]:.2f}). Right: the loss "
         f"along the circle. {share:.0%} of the budget goes to position 1."
     )
