@@ -20,7 +20,7 @@ from helpers.files import ChapterError, chapter_number, find_chapters, find_note
 SMALL: dict[str, dict[str, Any]] = {
     "01_introduction": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 6,
         "unseen": 8,
         "per_test": 3,
@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "02_knowledge_evolution": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "generations": 2,
         "species": 5,
         "per_class": 4,
@@ -45,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "03_svmax": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 12,
         "unseen": 8,
         "steps": 20,
@@ -59,7 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "04_l2_caf": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 6,
         "unseen": 5,
         "kinds": 4,
@@ -72,7 +72,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "05_two_head": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 6,
         "per_species": 16,
         "steps": 20,
@@ -84,7 +84,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "06_closing_the_gap": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 6,
         "unseen": 8,
         "per_species": 8,
@@ -115,7 +115,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "06_teachers_and_library": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 8,
         "unseen": 8,
         "image_size": 64,
@@ -125,7 +125,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "05_evaluation": {
         "seed": 1,
-        "seeds": 3,
+        "seeds": 2,
         "species": 8,
         "unseen": 8,
         "steps": 8,
