@@ -46,7 +46,8 @@ def check(
     An answer that gives None or `...` for the first case is not there yet: that is printed, and all goes on.
 
     Args:
-        cases: arguments, one tuple for each case. Float tensors are copied and get a gradient.
+        cases: arguments, one tuple for each case. Float tensors are copied, and get a gradient where the
+            reference's value has one.
         hint: what to think about when a value differs.
         tolerance: largest difference, relative to the largest value expected where that is above 1.
 
@@ -54,14 +55,17 @@ def check(
         WrongAnswer: naming the case, what was expected and what came.
     """
     for number, case in enumerate(cases, 1):
-        inputs, theirs = _fresh(case), _fresh(case)
-        wanted, found = reference(*inputs), answer(*map(_copy, theirs))
+        inputs = _fresh(case, sloped=True)
+        wanted = reference(*inputs)
+        sloped = isinstance(wanted, Tensor) and wanted.requires_grad
+        theirs = _fresh(case, sloped)
+        found = answer(*map(_copy, theirs))
         if found is None or found is ...:
             _expect(number == 1, f"case {number}: expected {_text(wanted)}, you return nothing. {hint}")
             _unanswered()
             return
         _compare(f"case {number}", wanted, found, hint, tolerance)
-        if isinstance(wanted, Tensor) and wanted.requires_grad:
+        if sloped:
             _expect(found.requires_grad, f"case {number}: the value is right, but no gradient flows. {hint}")
             slopes = [_slopes(value, given) for value, given in ((wanted, inputs), (found, theirs))]
             for one, other in zip(*slopes, strict=True):
@@ -94,8 +98,9 @@ def order(answer: Sequence[str] | None, values: Mapping[str, float]) -> None:
     if answer is None or answer is ...:
         _unanswered()
         return
-    if isinstance(answer, str) or sorted(map(str, answer)) != sorted(values):
-        raise UnfitAnswer(f"the answer is {answer!r}; expected each of {', '.join(values)} once, as a list")
+    if not isinstance(answer, list | tuple) or sorted(map(str, answer)) != sorted(values):
+        names = ", ".join(map(repr, values))
+        raise UnfitAnswer(f"the answer is {answer!r}; expected a list with each of {names} once")
     truth = sorted(values, key=values.get, reverse=True)
     right = sum(one == other for one, other in zip(answer, truth, strict=True))
     said = ", ".join(f"{name} {values[name]:.3f}" for name in truth)
@@ -125,9 +130,9 @@ def _unanswered() -> None:
     print(NOT_ANSWERED)
 
 
-def _fresh(case: tuple[Any, ...]) -> list[Any]:
+def _fresh(case: tuple[Any, ...], sloped: bool) -> list[Any]:
     return [
-        value.detach().clone().requires_grad_(value.is_floating_point())
+        value.detach().clone().requires_grad_(sloped and value.is_floating_point())
         if isinstance(value, Tensor)
         else value
         for value in case

@@ -152,6 +152,13 @@ def test_a_wrong_answer_shows_a_sentence_and_no_traceback() -> None:
         assert "\n" not in shown
 
 
+def test_an_answer_in_numpy_is_taken_where_no_gradient_is_asked() -> None:
+    total = lambda x: float(x.numpy().sum())
+    exercises.check(total, lambda x: x.sum().item(), [(torch.ones(3),)])
+    with pytest.raises(RuntimeError, match="grad"):
+        exercises.check(total, lambda x: x.sum(), [(torch.ones(3),)])
+
+
 def test_two_matrices_are_shown_below_each_other_and_the_hint_last() -> None:
     with pytest.raises(exercises.WrongAnswer) as caught:
         exercises.check(torch.abs, torch.neg, [(torch.ones(2, 2),)], hint="Think of the sign.")

@@ -282,8 +282,8 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "the negative": ("'c'", "Not 'c': a sign would need"),
     },
     ("04_l2_caf", "ex-control"): {
-        "the other twin": ("'a'", "Not 'a': it sees the same pictures"),
-        "a random twin": ("'b'", "Not 'b': it has no reason"),
+        "the other twin": ("'a'", "Not 'a': it would tell: same pictures"),
+        "a random twin": ("'b'", "Not 'b': it would tell: its head has no reason"),
     },
     ("04_l2_caf", "ex-pairs"): {
         "not divided": (
@@ -554,6 +554,20 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "never open": (
             "span = claims.paired_interval(differences)\nreturn span.low > -delta, not span.low > -delta",
             r"case 4, value 2: expected 0, you say 1\. Compare both ends",
+        ),
+        "the extremes": (
+            "return min(differences) > -delta, max(differences) < -delta",
+            r"case 6, value 1: expected 0, you say 1\. Compare both ends",
+        ),
+        "equal": (
+            "span = claims.paired_interval(differences)\n"
+            "return span.low > -delta and span.high < delta, span.high < -delta",
+            r"case 5, value 1: expected 1, you say 0\. Compare both ends",
+        ),
+        "as if seeds were many": (
+            "span = claims.paired_interval(differences)\nreach = 1.96 * span.se\n"
+            "return span.mean - reach > -delta, span.mean + reach < -delta",
+            r"case 6, value 1: expected 0, you say 1\. Compare both ends",
         ),
     },
     ("05_evaluation", "ex-r"): {
