@@ -153,7 +153,9 @@ def test_a_wrong_answer_shows_a_sentence_and_no_traceback() -> None:
 
 
 def test_an_answer_in_numpy_is_taken_where_no_gradient_is_asked() -> None:
-    total = lambda x: float(x.numpy().sum())
+    def total(x):
+        return float(x.numpy().sum())
+
     exercises.check(total, lambda x: x.sum().item(), [(torch.ones(3),)])
     with pytest.raises(RuntimeError, match="grad"):
         exercises.check(total, lambda x: x.sum(), [(torch.ones(3),)])
