@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -89,19 +89,35 @@ def _site(process: subprocess.Popen[bytes], home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
-    """A page of a fresh headless Chromium; `page.broken` collects the errors of its scripts."""
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium for several pages."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
-            page = chromium.new_page(viewport={"width": 1300, "height": 1100})
-            page.broken = []
-            page.on("pageerror", lambda error: page.broken.append(f"script: {error}"))
-            yield page
+            yield running
         finally:
-            chromium.close()
+            running.close()
+
+
+@contextmanager
+def page_of(running: Browser) -> Iterator[Page]:
+    """A page that knows nothing of others; `page.broken` collects the errors of its scripts."""
+    page = running.new_page(viewport={"width": 1300, "height": 1100})
+    page.broken = []
+    page.on("pageerror", lambda error: page.broken.append(f"script: {error}"))
+    try:
+        yield page
+    finally:
+        page.close()
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    """A page of a Chromium of its own."""
+    with chromium() as running, page_of(running) as page:
+        yield page
 
 
 def open_notebook(page: Page, site: dict[str, str], path: str) -> None:

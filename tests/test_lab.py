@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lab
 import nbformat
@@ -15,6 +16,9 @@ from small_notebooks import KERNELSPEC
 
 from helpers import PROJECT_ROOT
 from helpers.files import find_notebooks
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = [
     pytest.mark.browser,
@@ -49,6 +53,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def chromium(site: dict[str, str]) -> Iterator[Browser]:
+    with lab.chromium() as running:
+        yield running
+
+
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
     """Folder for screenshots: CTG_SHOTS, or one of pytest's own."""
@@ -59,8 +69,10 @@ def shots(tmp_path: Path) -> Path:
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_runs_and_its_explorer_answers(path: Path, site: dict[str, str], shots: Path) -> None:
-    with lab.browser() as page:
+def test_a_chapter_runs_and_its_explorer_answers(
+    path: Path, site: dict[str, str], chromium: Browser, shots: Path
+) -> None:
+    with lab.page_of(chromium) as page:
         lab.open_notebook(page, site, path.relative_to(PROJECT_ROOT).as_posix())
         lab.run_all(page, RUN_SECONDS)
         assert lab.problems(page) == []
@@ -78,8 +90,8 @@ def test_a_chapter_runs_and_its_explorer_answers(path: Path, site: dict[str, str
         assert lab.problems(page) == []
 
 
-def test_what_is_broken_is_seen(site: dict[str, str]) -> None:
-    with lab.browser() as page:
+def test_what_is_broken_is_seen(site: dict[str, str], chromium: Browser) -> None:
+    with lab.page_of(chromium) as page:
         lab.open_notebook(page, site, "notebooks/broken.ipynb")
         lab.run_all(page, 60)
         assert "cell 1: ZeroDivisionError: division by zero" in lab.problems(page)
