@@ -23,17 +23,6 @@ from helpers.provenance import code_of
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = [
-    "Parameter",
-    "ParameterError",
-    "check_parameters",
-    "gate",
-    "moved_paths",
-    "overrides",
-    "parameters_of",
-    "parse_values",
-]
-
 
 def overrides(nb: NotebookNode, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` checked against the notebook's parameters and reduced to those that differ from the defaults.
