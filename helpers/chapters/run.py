@@ -15,9 +15,9 @@ from joblib import Parallel, delayed
 from helpers import PROJECT_ROOT, claims
 from helpers.chapters.execution import execute_notebook, read_notebook
 from helpers.chapters.parameters import moved_paths, overrides, parameters_of
-from helpers.claims.measurement import Result
-from helpers.claims.report import ledger_table, readme_block, results_markdown
-from helpers.experiments.evidence import Evidence, all_evidence
+from helpers.claims.report import claims_page, ledger_table, provenance_rows, readme_block, results_markdown
+from helpers.claims.standing import Standing, standings
+from helpers.experiments.evidence import all_evidence
 from helpers.experiments.parallel import worker_count
 from helpers.files import (
     ChapterError,
@@ -194,19 +194,17 @@ def write_reports(ran: Sequence[Path] = (), root: Path = PROJECT_ROOT) -> list[s
     Returns:
         A line for each thing that the book could not show.
     """
-    from helpers.claims.page import claims_page  # matplotlib is slow to import
-    from helpers.editions.book import write_book
+    from helpers.editions.book import write_book  # slow to import
 
-    root, (results, evidences, titles, ledger) = Path(root), _known(root)
+    root, (stand, titles, runs) = Path(root), _known(root, ran)
+    print(ledger_table(stand))
+    write_atomically(root / "build" / "RESULTS.md", results_markdown(stand, titles, runs))
     shown = {source: _built(source, root) if source in ran else source for source in find_notebooks(root)}
-    known = {"ledger": ledger, "own": claims.collect([shown[source] for source in ran], ledger)}
-    print(ledger_table(results, evidences, **known))
-    write_atomically(root / "build" / "RESULTS.md", results_markdown(results, evidences, titles, **known))
     names = {source: source.relative_to(root / "notebooks").with_suffix("").as_posix() for source in shown}
     pages = {chapter_number(source): f"{name}.ipynb" for source, name in names.items()}
     problems = write_book(
         {name: shown[source] for source, name in names.items()},
-        claims_page(results, evidences, titles=titles, pages=pages, **known),
+        claims_page(stand, titles, runs, pages),
         root / "build" / "html",
         texts=root / "notebooks",
     )
@@ -218,10 +216,10 @@ def stored_reports(root: Path = PROJECT_ROOT) -> dict[Path, str]:
     """What README, RESULTS.md and forest plot must say of stored notebooks and kept evidence, by path."""
     from helpers.claims.figure import forest_svg  # matplotlib is slow to import
 
-    root, (*known, ledger) = Path(root), _known(root)
+    root, (stand, titles, runs) = Path(root), _known(root)
     reports = {
-        root / "reproduce" / "RESULTS.md": results_markdown(*known, ledger=ledger),
-        root / "reproduce" / "forest.svg": forest_svg(*known, ledger=ledger),
+        root / "reproduce" / "RESULTS.md": results_markdown(stand, titles, runs),
+        root / "reproduce" / "forest.svg": forest_svg(stand, titles),
     }
     readme = root / "README.md"
     return reports | ({readme: readme_with_claims(root)} if readme.is_file() else {})
@@ -240,11 +238,14 @@ def readme_with_claims(root: Path = PROJECT_ROOT) -> str:
     _, end, after = rest.partition("<!-- end of claims -->")
     if not (begin and end):
         return text
-    *known, ledger = _known(root)
-    return f"{before}{begin}{readme_block(*known, ledger=ledger).rstrip()}\n{end}{after}"
+    stand, titles, _ = _known(root)
+    return f"{before}{begin}{readme_block(stand, titles).rstrip()}\n{end}{after}"
 
 
-def _known(root: Path) -> tuple[list[Result], list[Evidence], dict[str, str], Path]:
-    """What stored notebooks measured, the kept evidence, the chapters' titles, and the ledger."""
+def _known(root: Path, ran: Sequence[Path] = ()) -> tuple[list[Standing], dict[str, str], list[list[str]]]:
+    """How every claim stands, also in this copy's own run of the chapters `ran`; titles; provenance."""
     chapters, ledger = find_notebooks(root), Path(root) / "reproduce" / "claims.yaml"
-    return claims.collect(chapters, ledger), all_evidence(root), chapter_titles(chapters), ledger
+    stored, kept = claims.collect(chapters, ledger), all_evidence(root)
+    own = claims.collect([_built(source, root) for source in ran], ledger)
+    stand = standings(stored, kept, own=own, ledger=ledger)
+    return stand, chapter_titles(chapters), provenance_rows(stored, kept, own)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -14,14 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from helpers.claims.ledger import LEDGER, Claim
-from helpers.claims.report import SIGNS, TIER_NAMES, because_text, by_chapter, interval_text
-from helpers.claims.standing import Standing, standings
+from helpers.claims.ledger import Claim
+from helpers.claims.report import SIGNS, TIER_NAMES, Titles, because_text, by_chapter, interval_text
+from helpers.claims.standing import Standing
 from helpers.claims.verdict import DECIDED, TIERS, VERDICTS
-from helpers.plotting import PALETTE, use_style
-
-if TYPE_CHECKING:
-    from helpers.claims.report import Kept, Runs, Titles
+from helpers.plotting import PALETTE, png_and_width, use_style
 
 ROW, FRAME = 0.46, 0.95
 """Inches: height of one row of dots, and of a panel's title and axis."""
@@ -77,6 +73,14 @@ def claim_figure(s: Standing) -> tuple[Figure, str] | None:
     )
 
 
+def embedded_figure(s: Standing) -> dict[str, str] | None:
+    """`claim_figure` as a page holds it: a PNG in base64, the width in pixels to show it at, its alt text."""
+    if (made := claim_figure(s)) is None:
+        return None
+    png, width = png_and_width(made[0])
+    return {"data": base64.b64encode(png).decode(), "width": str(width), "alt": made[1]}
+
+
 def _rows(axes: Axes, names: Sequence[str], title: str) -> None:
     axes.set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -128,11 +132,9 @@ def _violation_line(axes: Axes, row: Claim, violation: float) -> None:
 # ---- all effects
 
 
-def forest_svg(
-    results: Runs, evidences: Kept = (), titles: Titles = None, *, ledger: str | Path = LEDGER
-) -> str:
+def forest_svg(stand: Sequence[Standing], titles: Titles = None) -> str:
     """`forest_figure` as SVG text, the same bytes for the same numbers."""
-    stand, buffer = standings(results, evidences, ledger=ledger), io.StringIO()
+    buffer = io.StringIO()
     fixed = {"font.family": "DejaVu Sans", "svg.hashsalt": "forest", "svg.fonttype": "path"}
     with mpl.rc_context():
         use_style()

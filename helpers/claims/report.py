@@ -7,15 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from helpers.claims.ledger import LEDGER, Claim
+from helpers.claims.ledger import Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
 from helpers.claims.verdict import (
@@ -29,13 +28,11 @@ from helpers.claims.verdict import (
     too_few_seeds,
 )
 from helpers.experiments.comparison import Interval
-from helpers.experiments.evidence import all_evidence
+from helpers.experiments.evidence import Evidence, all_evidence
 from helpers.tables import aligned, markdown_table
 
-if TYPE_CHECKING:
-    from helpers.experiments.evidence import Evidence
-
-    Runs, Kept, Titles = Sequence[Result], Sequence[Evidence], Mapping[str, str] | None
+Titles = Mapping[str, str] | None
+"""Heading of each chapter by its number ("03")."""
 
 SIGNS = dict(zip(VERDICTS, ("✔✔", "✔", "✘", "≠", "?", "○", "–"), strict=True))
 TIER_NAMES = dict(zip(TIERS, ("Laptop", "Study", "Real images", "GPU"), strict=True))
@@ -225,39 +222,46 @@ def view(s: Standing) -> dict[str, Any]:
     }
 
 
-def ledger_table(results: Runs, evidences: Kept = (), *, own: Runs = (), ledger: str | Path = LEDGER) -> str:
-    """The whole ledger with verdicts as aligned text for a terminal. Raises ClaimError as `standings`."""
-    stand = standings(results, evidences, own=own, ledger=ledger)
-    columns = ["verdict", "signs", "result", "because", *(["own"] if own else [])]
+def ledger_table(stand: Sequence[Standing]) -> str:
+    """The whole ledger with verdicts as aligned text for a terminal."""
+    columns = ["verdict", "signs", "result", "because", *(["own"] if _has_own(stand) else [])]
     body = [[s.row.id, *(view(s)[name] for name in columns)] for s in stand]
     return f"{aligned([['claim', *columns], *body])}\n\n{tally(stand)}\n"
 
 
 def results_markdown(
-    results: Runs, evidences: Kept = (), titles: Titles = None, *, own: Runs = (), ledger: str | Path = LEDGER
+    stand: Sequence[Standing], titles: Titles = None, runs: Sequence[Sequence[str]] = ()
 ) -> str:
     """The whole ledger as a Markdown page: the table, every claim in full, and where the numbers come from.
 
-    Args:
-        results: what `collect` read from the stored notebooks, tier "laptop".
-        evidences: kept runs.
-        titles: heading of each chapter by its number ("03").
-        own: what `collect` read from this copy's own run.
-
-    Raises:
-        ClaimError: as `standings`.
+    `runs` are what `provenance_rows` says of the runs behind `stand`.
     """
-    stand = standings(results, evidences, own=own, ledger=ledger)
-    return render("results.md.j2", **contents(stand, titles), runs=provenance_rows(results, evidences, own))
+    return render("results.md.j2", **_contents(stand, titles), runs=runs)
 
 
-def contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
-    """What the Markdown and the HTML page are made of."""
-    parts = {name for s in stand for name in s.row.components}
+def claims_page(
+    stand: Sequence[Standing], titles: Titles = None, runs: Sequence[Sequence[str]] = (), pages: Titles = None
+) -> str:
+    """The same as a page of the book, Markdown with a card of HTML for each claim.
+
+    `pages` holds the address of each chapter in the book by its number, for those that have one. A verdict is
+    always a word with a sign; its colour only repeats it.
+    """
+    from helpers.claims.figure import embedded_figure  # matplotlib is slow to import
+
+    plots = {s.row.id: embedded_figure(s) for s in stand}
+    return render("claims.html.j2", **_contents(stand, titles), runs=runs, plots=plots, pages=pages or {})
+
+
+def _has_own(stand: Sequence[Standing]) -> bool:
+    return any(s.own.verdict != "not run" for s in stand)
+
+
+def _contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
     return {
         "tally": tally(stand),
-        "parts": parts,
-        "has_own": any(s.own.verdict != "not run" for s in stand),
+        "parts": {name for s in stand for name in s.row.components},
+        "has_own": _has_own(stand),
         "chapters": [
             {"number": n, "title": title, "claims": list(map(view, of))}
             for n, title, of in by_chapter(stand, titles)
@@ -265,11 +269,8 @@ def contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
     }
 
 
-def readme_block(
-    results: Runs, evidences: Kept = (), titles: Titles = None, *, ledger: str | Path = LEDGER
-) -> str:
+def readme_block(stand: Sequence[Standing], titles: Titles = None) -> str:
     """What the README says of the claims: the forest plot, a line of words for each chapter, the count."""
-    stand = standings(results, evidences, ledger=ledger)
     plot = f"![Forest plot: every measured effect with its interval. {tally(stand)}](reproduce/forest.svg)"
     whole = [s for s in whole_claims(stand) if s.row.of_thesis]
     lines = [f"**{t.split(':')[0]}.** {_in_words(of)}" for _, t, of in by_chapter(whole, titles)]
@@ -291,7 +292,9 @@ def _in_words(found: Sequence[Standing]) -> str:
     return " ".join(said + [hold] * bool(identities))
 
 
-def provenance_rows(results: Runs, evidences: Kept, own: Runs) -> list[list[str]]:
+def provenance_rows(
+    results: Sequence[Result], evidences: Sequence[Evidence] = (), own: Sequence[Result] = ()
+) -> list[list[str]]:
     """Tier, notebook or command, date, device, time and versions of every run that numbers were read from."""
     runs = {("laptop", r.notebook): r.provenance for r in results}
     runs |= {("own", r.notebook): r.provenance for r in own}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,7 @@ from helpers.claims.verdict import (
     composed,
     judge_tier,
 )
-
-if TYPE_CHECKING:
-    from helpers.experiments.evidence import Evidence
+from helpers.experiments.evidence import Evidence
 
 
 @dataclass(frozen=True)
