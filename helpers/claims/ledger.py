@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from helpers import PROJECT_ROOT
+from helpers.files import StrictLoader
 
 LEDGER = PROJECT_ROOT / "reproduce" / "claims.yaml"
 
@@ -97,17 +97,6 @@ class Claim(_Row):
         return (self.plan or "").startswith("not yet")
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice in one mapping (a forgotten dash would merge two rows)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for key, count in Counter(map(str, keys)).items() if count > 1]
-        if twice:
-            raise ClaimError(f"line {node.start_mark.line + 1}: key {twice[0]!r} appears twice in one row")
-        return super().construct_mapping(node, deep=deep)
-
-
 def load_ledger(path: str | Path = LEDGER) -> dict[str, Claim]:
     """Read and validate the ledger; returns the rows by id, in file order.
 
@@ -119,8 +108,8 @@ def load_ledger(path: str | Path = LEDGER) -> dict[str, Claim]:
     if not path.is_file():
         raise FileNotFoundError(f"no claims ledger at {path}; expected a YAML list of claims")
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, ClaimError) as error:
+        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except yaml.YAMLError as error:
         raise ClaimError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(rows, list) or not rows:
         raise ClaimError(f"{path.name} must hold a non-empty YAML list of claims, got {type(rows).__name__}")
