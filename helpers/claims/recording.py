@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from IPython import get_ipython
@@ -71,7 +72,11 @@ def record(
         thesis_setting=bool(thesis_setting),
         note=note,
     )
-    _show(row, measurement)
+    plain, html = card(row, measurement)
+    if get_ipython() is None:
+        print(plain)
+    else:
+        display({MIME: asdict(measurement), "text/html": html, "text/plain": plain}, raw=True)
     return measurement
 
 
@@ -138,12 +143,10 @@ def _per_seed(claim_id: str, name: str, values: Sequence[float], count: int | No
     return array.tolist()
 
 
-def _show(row: Claim, measurement: Measurement) -> None:
-    plain, html = card(row, measurement)
-    if get_ipython() is None:
-        print(plain)
-    else:
-        display({MIME: asdict(measurement), "text/html": html, "text/plain": plain}, raw=True)
+def payloads(nb: Mapping[str, Any], mime: str) -> list[Any]:
+    """What the outputs of an executed notebook hold under a MIME type, in order."""
+    outputs = [output for cell in nb["cells"] for output in cell.get("outputs", [])]
+    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
 
 
 def collect(paths: Iterable[str | Path], ledger: str | Path = LEDGER) -> list[Result]:
@@ -159,8 +162,7 @@ def collect(paths: Iterable[str | Path], ledger: str | Path = LEDGER) -> list[Re
             nb = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ClaimError(f"{path} is not a notebook: {error}") from error
-        outputs = [out for cell in nb["cells"] for out in cell.get("outputs", [])]
-        for payload in (out["data"][MIME] for out in outputs if MIME in out.get("data", {})):
+        for payload in payloads(nb, MIME):
             measurement = read(payload, rows, path.name)
             claim_id = measurement.claim_id
             if claim_id in found:
