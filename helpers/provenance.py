@@ -229,6 +229,14 @@ def provenance(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a notebook: {type(error).__name__}: {error}") from error
 
 
+def stamp_of(path: Path) -> dict[str, Any]:
+    """`provenance`; empty also where no notebook can be read."""
+    try:
+        return provenance(path)
+    except (OSError, ValueError):
+        return {}
+
+
 def section_times(chapter: str, root: Path = PROJECT_ROOT) -> str:
     """How long each section of a chapter took in the run that its stored notebook holds, as Markdown.
 

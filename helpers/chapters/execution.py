@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 
-from helpers.chapters.parameters import parameters_of
+from helpers.chapters.declarations import defaults_of
 from helpers.files import ChapterError, write_atomically
 from helpers.provenance import (
     INJECTED,
@@ -112,7 +112,7 @@ def execute_notebook(
         finished = _restored(nb, executed)
         _refuse_silent_failures(finished, stderr_fails=in_place)
         finished.metadata[STAMP] = stamp | {
-            "parameters": {n: p.default for n, p in parameters_of(nb).items()} | dict(changed),
+            "parameters": defaults_of(nb) | dict(changed),
             "device": device_name(changed),
             "system": system_name(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,8 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from helpers import PROJECT_ROOT
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.execution import read_notebook
-from helpers.chapters.parameters import ParameterError, moved_paths, overrides, parameters_of
+from helpers.chapters.parameters import ParameterError, moved_paths, overrides
 from helpers.experiments.parallel import worker_count
 from helpers.files import ChapterError, find_chapter, read_yaml
 from helpers.provenance import source_hash
@@ -91,7 +92,7 @@ def load_grid(name: str | Path, root: str | Path = PROJECT_ROOT) -> Grid:
     file = _read(path)
     chapter = find_chapter(file.chapter, root)
     nb = read_notebook(chapter)
-    defaults = {p.name: p.default for p in parameters_of(nb).values()}
+    defaults = defaults_of(nb)
     cells: dict[str, Cell] = {}
     for wanted in _combinations(path.name, file):
         try:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from joblib import Parallel, delayed
 
 from helpers import PROJECT_ROOT, claims
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.execution import execute_notebook, read_notebook
-from helpers.chapters.parameters import moved_paths, overrides, parameters_of
+from helpers.chapters.parameters import ParameterError, moved_paths, overrides
 from helpers.claims.report import claims_page, ledger_table, provenance_rows, readme_block, results_markdown
 from helpers.claims.standing import Standing, standings
 from helpers.experiments.evidence import all_evidence
@@ -27,7 +27,7 @@ from helpers.files import (
     find_notebooks,
     write_atomically,
 )
-from helpers.provenance import STAMP, circumstances, device_name, error_outputs, provenance
+from helpers.provenance import circumstances, device_name, stamp_of
 
 
 def run_chapter(
@@ -68,16 +68,9 @@ def run_chapter(
     target = Path(out).resolve() if out else _built(source, root).resolve().with_name(f"{stem}.ipynb")
     if target == source:
         raise ChapterError(f"{target} is the chapter itself; 'execute' writes outputs back, 'run' does not")
-    return execute_notebook(
-        source,
-        nb,
-        changed,
-        target,
-        scratch=target,
-        cell_timeout=cell_timeout,
-        environment=_kernel_environment(recompute, workers),
-        root=root,
-    )
+    environment = _kernel_environment(recompute, workers)
+    how = {"cell_timeout": cell_timeout, "environment": environment, "root": root}
+    return execute_notebook(source, nb, changed, target, scratch=target, **how)
 
 
 def _kernel_environment(recompute: bool, workers: int | None) -> dict[str, str]:
@@ -95,30 +88,19 @@ def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: 
         ParameterError, ChapterError: as `run_chapter`; text on stderr, except progress bars, fails too.
     """
     source = find_chapter(name, root)
-    return execute_notebook(
-        source,
-        read_notebook(source),
-        {},
-        source,
-        scratch=_built(source, root).resolve(),
-        cell_timeout=cell_timeout,
-        environment=_kernel_environment(True, worker_count()),
-        root=root,
-    )
+    environment, scratch = _kernel_environment(True, worker_count()), _built(source, root).resolve()
+    how = {"cell_timeout": cell_timeout, "environment": environment, "root": root}
+    return execute_notebook(source, read_notebook(source), {}, source, scratch=scratch, **how)
 
 
 def up_to_date(source: Path, root: Path = PROJECT_ROOT) -> bool:
     """Whether `build/chapters` holds this chapter run with the present defaults, source and code."""
-    built = _built(source, root)
-    if not built.is_file():
-        return False
     try:
-        nb, stored = read_notebook(source), nbformat.read(built, as_version=4)
-        stamp, parameters = stored.metadata.get(STAMP, {}), parameters_of(nb)
-    except (ValueError, AttributeError, ChapterError):
+        nb = read_notebook(source)
+        present = circumstances(nb, root) | {"parameters": defaults_of(nb)}
+    except (ParameterError, ChapterError):
         return False
-    present = circumstances(nb, root) | {"parameters": {n: p.default for n, p in parameters.items()}}
-    return all(stamp.get(key) == value for key, value in present.items()) and not error_outputs(stored)
+    return present.items() <= stamp_of(_built(source, root)).items()
 
 
 def reproduce(
@@ -151,7 +133,8 @@ def reproduce(
     if jobs is None:
         jobs = 2 if cores > 1 and stale and device_name({}).startswith("CPU") else 1
     jobs = max(1, min(jobs, len(stale)))
-    order = sorted(stale, key=_seconds, reverse=True)  # what takes long must not be the last and alone
+    # what takes long must not be the last and alone
+    order = sorted(stale, key=lambda source: stamp_of(source).get("wall_seconds", 0.0), reverse=True)
     done = Parallel(n_jobs=jobs, batch_size=1)(
         delayed(_attempt)(source, cell_timeout, max(1, cores // jobs), root) for source in order
     )
@@ -159,14 +142,6 @@ def reproduce(
     problems = write_reports([source for source in chapters if up_to_date(source, root)], root)
     write_stored_reports(root)
     return [f"{source.stem}: {errors[source]}" for source in wanted if source in errors] + problems
-
-
-def _seconds(source: Path) -> float:
-    """What the stored run took; 0 where there is none."""
-    try:
-        return provenance(source).get("wall_seconds", 0.0)
-    except (OSError, ValueError):
-        return 0.0
 
 
 def _built(source: Path, root: Path) -> Path:

@@ -30,7 +30,7 @@ from helpers.experiments.evidence import Evidence, evidence
 from helpers.experiments.parallel import worker_count
 from helpers.experiments.sweep import TABLE_MIME
 from helpers.files import ChapterError, chapter_number, find_chapter, write_atomically
-from helpers.provenance import STAMP, code_hash, provenance
+from helpers.provenance import STAMP, code_hash, stamp_of
 from helpers.tables import aligned
 
 FAR = 10_000
@@ -60,8 +60,8 @@ def study(
     path, grid = find_chapter(chapter, root), planned(chapter, tier, root)
     plan = first_plan(grid, root)
     out = grid.folder(root) / "cells" / f"{grid.cells[0].id}.ipynb"
-    if out.is_file() and provenance(out).get("code_hash") != code_hash(read_notebook(path), root):
-        out.unlink()  # helpers changed since; runs that they do not touch come from the cache
+    if stamp_of(out).get("code_hash") != code_hash(read_notebook(path), root):
+        out.unlink(missing_ok=True)  # helpers changed since; runs that they do not touch come from the cache
     status = run(grid, root=root, **how)
     if status or not holds_run(out, grid.source, grid.cells[0].values):
         raise ChapterError(
