@@ -97,11 +97,8 @@ def code_of(cells: Iterable[NotebookNode]) -> list[ast.Module]:
 
     trees = []
     for i, cell in enumerate(cells):
-        if (
-            cell.cell_type != "code"
-            or _tags(cell) & {INJECTED, "parameters", "solution"}
-            or "nbgrader" in cell.metadata
-        ):
+        apart = _tags(cell) & {INJECTED, "parameters", "solution"} or "nbgrader" in cell.metadata
+        if cell.cell_type != "code" or apart:
             continue
         try:
             trees.append(ast.parse(TransformerManager().transform_cell(cell.source)))
@@ -279,10 +276,8 @@ def is_executed_in_order(nb: NotebookNode) -> bool:
 def error_outputs(nb: NotebookNode) -> list[str]:
     """Errors in cell outputs and inside widgets, where neither papermill nor nbconvert look."""
     outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
-    state = (
-        nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    )
-    for model in state.values():
+    widgets = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    for model in widgets.get("state", {}).values():
         if model.get("model_name") == "OutputModel":
             outputs += model["state"].get("outputs", [])
     return [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -162,19 +163,16 @@ def _progress(stem: str, nb: NotebookNode, started: float) -> Callable[..., None
     def cell_started(cell: NotebookNode, cell_index: int) -> None:
         if cell.get("id") in places:
             (count, section), elapsed = places[cell.id], time.monotonic() - started
-            print(
-                f"{stem} [{count:>3}/{len(places)}] {elapsed:7.1f} s  {section}", file=sys.stderr, flush=True
-            )
+            line = f"{stem} [{count:>3}/{len(places)}] {elapsed:7.1f} s  {section}"
+            print(line, file=sys.stderr, flush=True)
 
     return cell_started
 
 
 def _section_seconds(executed: NotebookNode) -> list[tuple[str, float]]:
-    seconds: dict[str, float] = {}
+    seconds = Counter[str]()
     for section, cell in _sections(executed.cells):
-        seconds[section] = seconds.get(section, 0.0) + (
-            cell.metadata.get("papermill", {}).get("duration") or 0
-        )
+        seconds[section] += cell.metadata.get("papermill", {}).get("duration") or 0.0
     return [(title, round(value, 1)) for title, value in seconds.items()]
 
 

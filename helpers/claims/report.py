@@ -17,16 +17,7 @@ from markupsafe import Markup, escape
 from helpers.claims.ledger import Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
-from helpers.claims.verdict import (
-    ANSWERS,
-    DECIDED,
-    POSITIVE,
-    TIERS,
-    VERDICTS,
-    Verdict,
-    judge,
-    too_few_seeds,
-)
+from helpers.claims.verdict import ANSWERS, DECIDED, POSITIVE, TIERS, VERDICTS, Verdict, judge, too_few_seeds
 from helpers.experiments.comparison import Interval
 from helpers.experiments.evidence import Evidence, all_evidence
 from helpers.tables import aligned, markdown_table
@@ -55,18 +46,13 @@ def result_text(row: Claim, verdict: Verdict, measurement: Measurement | None) -
     if verdict.interval is None:
         return ""
     text = f"{interval_text(verdict.interval)} {row.unit}, {verdict.seeds} seeds"
-    if verdict.verdict == "inconclusive":
-        enough = (
-            "close to the smallest effect that counts"
-            if (verdict.needed or 0) > 0
-            else "more seeds would not tell"
-        )
-        text += (
-            f" ({verdict.needed} would tell it from 0)"
-            if (verdict.needed or 0) > verdict.seeds
-            else f" ({enough})"
-        )
-    return text
+    if verdict.verdict != "inconclusive":
+        return text
+    if verdict.needed is None:
+        return f"{text} (more seeds would not tell)"
+    if verdict.needed > verdict.seeds:
+        return f"{text} ({verdict.needed} would tell it from 0)"
+    return f"{text} (close to the smallest effect that counts)"
 
 
 def interval_text(interval: Interval) -> str:
@@ -140,13 +126,11 @@ def row_lines(row: Claim) -> list[tuple[str, str]]:
         "identity": f" [{row.unit}; holds up to {row.tolerance or 0:g}]",
         "composite": "",
     }
+    published = f"{row.published.value} ({row.published.setting})" if row.published else "no verified figure"
     lines = [
         ("Measure", row.measure + bound[row.kind]),
         ("Source", row.source),
-        (
-            "Published",
-            f"{row.published.value} ({row.published.setting})" if row.published else "no verified figure",
-        ),
+        ("Published", published),
         ("Thesis's setting", row.thesis_setting),
         ("Plan", row.plan or ""),
         ("Id in the ledger", row.id),
@@ -205,7 +189,7 @@ def view(s: Standing) -> dict[str, Any]:
     for tier in [*best, *(tier for tier in runs if tier not in best)]:
         (_, result), setting, *more = measured_lines(row, runs[tier], verdicts[tier])
         lines += [(TIER_NAMES[tier], result), setting, *(more if tier in best else [])]
-    signs = [(verdicts[tier].verdict, bool(verdicts[tier].provisional)) for tier in TIERS]
+    tiers = [(TIER_NAMES[t], verdicts[t].verdict, bool(verdicts[t].provisional)) for t in TIERS]
     results = [f"{result_text(row, verdicts[tier], runs[tier])}, {tier}" for tier in best]
     return {
         "row": row,
@@ -213,10 +197,8 @@ def view(s: Standing) -> dict[str, Any]:
         "verdict": verdict_text(s.shown, s.best.verdict),
         "result": "; ".join(results) or result_text(row, s.shown, None),
         "because": because_text(s.shown),
-        "tiers": [
-            (name, word, open_) for name, (word, open_) in zip(TIER_NAMES.values(), signs, strict=True)
-        ],
-        "signs": " ".join(_sign(*sign) for sign in signs),
+        "tiers": tiers,
+        "signs": " ".join(_sign(word, provisional) for _, word, provisional in tiers),
         "own": f"{s.own.verdict} {result_text(row, s.own, None)}".strip(),
         "lines": [*lines, *row_lines(row)],
     }
@@ -302,11 +284,10 @@ def provenance_rows(
     return [
         [
             *source,
-            str(stamp.get("date", "unknown")),
-            str(stamp.get("device", "unknown")),
+            stamp.get("date", "unknown"),
+            stamp.get("device", "unknown"),
             f"{stamp['wall_seconds'] / 60:.0f} min" if "wall_seconds" in stamp else "unknown",
-            ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
-            or "unknown",
+            ", ".join(map(" ".join, stamp.get("versions", {}).items())) or "unknown",
         ]
         for source, stamp in runs.items()
     ]

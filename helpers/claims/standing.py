@@ -6,20 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from helpers.claims.ledger import LEDGER, Claim, ClaimError, load_ledger
 from helpers.claims.measurement import Measurement, Result, read
-from helpers.claims.verdict import (
-    FRESH_SEED,
-    TIERS,
-    Best,
-    Run,
-    Verdict,
-    best_evidence,
-    composed,
-    judge_tier,
-)
+from helpers.claims.verdict import FRESH_SEED, TIERS, Best, Run, Verdict, best_evidence, composed, judge_tier
 from helpers.experiments.evidence import Evidence
 
 
@@ -63,7 +52,9 @@ def standings(
     runs: dict[str, dict[str, Run]] = {tier: {} for tier in TIERS}
     runs["laptop"] = {r.measurement.claim_id: Run(r.measurement) for r in results}
     for evidence in evidences:
-        runs[evidence.tier] |= _runs(evidence, ledger)
+        fresh = evidence.parameters.get("seed", 0) >= FRESH_SEED
+        found = measured(evidence, ledger=ledger)
+        runs[evidence.tier] |= {i: Run(m, evidence.plan_committed, fresh) for i, m in found.items()}
     by_tier = {tier: judge_tier(rows, found) for tier, found in runs.items()}
     alone = judge_tier(rows, {r.measurement.claim_id: Run(r.measurement) for r in own})
     best = {i: best_evidence(row, {tier: by_tier[tier][i] for tier in TIERS}) for i, row in rows.items()}
@@ -100,9 +91,3 @@ def measured(evidence: Evidence | None, *, ledger: str | Path = LEDGER) -> dict[
         chapter = rows[strange[0]].chapter
         raise ClaimError(f"{where} measures {strange[0]!r}, which belongs to chapter {chapter}")
     return {m.claim_id: m for m in found}
-
-
-def _runs(evidence: Evidence, ledger: str | Path) -> dict[str, Run]:
-    fresh = bool(np.min(evidence.parameters.get("seed", 0)) >= FRESH_SEED)
-    found = measured(evidence, ledger=ledger)
-    return {i: Run(m, evidence.plan_committed, fresh) for i, m in found.items()}
