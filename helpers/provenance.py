@@ -172,24 +172,19 @@ def _imports(tree: ast.Module, inside: str = "") -> Iterator[tuple[tuple[str, st
                 yield (module, "" if alias.name == "*" else alias.name), alias.asname or alias.name
 
 
-def claims_hash(root: Path = PROJECT_ROOT) -> str | None:
-    """sha256 of `reproduce/claims.yaml`; None when there is no ledger."""
-    path = Path(root) / "reproduce" / "claims.yaml"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the numbers depend on."""
     return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
 
 
 def circumstances(nb: NotebookNode, root: Path = PROJECT_ROOT) -> dict[str, Any]:
-    """What the results of a run at the defaults depend on: hashes of the sources, and versions."""
+    """What the results of a run at the defaults depend on: hashes of sources and ledger, and versions."""
+    ledger = Path(root) / "reproduce" / "claims.yaml"
     return {
         "source_hash": source_hash(nb),
         "numbers_hash": numbers_hash(nb),
         "code_hash": code_hash(nb, root),
-        "claims_hash": claims_hash(root),
+        "claims_hash": hashlib.sha256(ledger.read_bytes()).hexdigest() if ledger.is_file() else None,
         "versions": versions(),
     }
 

@@ -57,10 +57,8 @@ def record(
         raise ClaimError(f"unknown claim {claim_id!r}; the ledger has: {', '.join(rows)}")
     row = rows[claim_id]
     _check_call(row, effects, violation, setting, summaries, controls)
-    count = None
-    if effects is not None:
-        effects = _paired(claim_id, "effects", effects)
-        count = len(effects.effects)
+    effects = None if effects is None else _paired(claim_id, "effects", effects)
+    count = len(effects.effects) if effects else None
     measurement = Measurement(
         claim_id,
         setting,
@@ -165,9 +163,7 @@ def collect(paths: Iterable[str | Path], ledger: str | Path = LEDGER) -> list[Re
         for payload in payloads(nb, MIME):
             measurement = read(payload, rows, path.name)
             claim_id = measurement.claim_id
-            if claim_id in found:
-                raise ClaimError(
-                    f"{claim_id!r} is measured twice: {found[claim_id].notebook} and {path.name}"
-                )
+            if first := found.get(claim_id):
+                raise ClaimError(f"{claim_id!r} is measured twice: {first.notebook} and {path.name}")
             found[claim_id] = Result(measurement, path.name, nb["metadata"].get(STAMP, {}))
     return list(found.values())

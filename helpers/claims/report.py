@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from helpers.claims.ledger import Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
-from helpers.claims.verdict import ANSWERS, DECIDED, POSITIVE, TIERS, VERDICTS, Verdict, judge, too_few_seeds
+from helpers.claims.verdict import DECIDED, POSITIVE, TIERS, VERDICTS, Verdict, judge, too_few_seeds
 from helpers.experiments.comparison import Interval
 from helpers.experiments.evidence import Evidence, all_evidence
 from helpers.tables import aligned, markdown_table
@@ -75,10 +75,9 @@ def leads(evidence: Evidence | None, baseline: str, *claims: str) -> Markdown:
 
 def verdicts(chapter: str) -> Markdown:
     """What the kept evidence says of a chapter's claims, its identities aside, as a table."""
-    stand = [
-        s for s in standings([], all_evidence()) if s.row.chapter == chapter and s.row.kind != "identity"
-    ]
-    body = [[v["row"].label, v["verdict"], v["result"], v["because"]] for v in map(view, stand)]
+    stand = [s for s in standings([], all_evidence()) if s.row.chapter == chapter]
+    told = [view(s) for s in stand if s.row.kind != "identity"]
+    body = [[v["row"].label, v["verdict"], v["result"], v["because"]] for v in told]
     return Markdown(markdown_table(["claim", "verdict", "result", "because of the method?"], body))
 
 
@@ -91,12 +90,10 @@ def because_text(verdict: Verdict) -> str:
     """Whether the method is the reason for an effect that was found: what its controls say."""
     if verdict.verdict not in POSITIVE or not verdict.controls:
         return ""
-    explains, left_open, beaten = (
-        [n for n, a in verdict.controls.items() if a == answer] for answer in ANSWERS
-    )
-    if explains:
-        return f"no, {' and '.join(explains)} explain{'s' * (len(explains) == 1)} it"
-    return f"open: {', '.join(left_open)}" if left_open else f"yes, controls beaten: {len(beaten)}"
+    names = [name for name, answer in verdict.controls.items() if answer == verdict.because]
+    if verdict.because == "explains it":
+        return f"no, {' and '.join(names)} explain{'s' * (len(names) == 1)} it"
+    return f"open: {', '.join(names)}" if verdict.because == "open" else f"yes, controls beaten: {len(names)}"
 
 
 def measured_lines(row: Claim, measurement: Measurement, verdict: Verdict) -> list[tuple[str, str]]:
