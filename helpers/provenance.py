@@ -56,10 +56,7 @@ def numbers_hash(nb: NotebookNode) -> str:
     """sha256 over the code that a notebook's numbers come from, as the compiler sees it.
 
     Comments, docstrings, figures (SHOWS), their titles and Markdown do not count, nor do exercises, their
-    solutions and the parameters cell: a stamp keeps the parameters themselves.
-
-    Raises:
-        ChapterError: a code cell is not valid Python.
+    solutions and the parameters cell: a stamp keeps the parameters themselves. Errors as `code_of`.
     """
     statements = [statement for tree in code_of(nb.cells) for statement in tree.body]
     return _digest(_essence(statements))
@@ -69,10 +66,8 @@ def code_hash(nb: NotebookNode, root: str | Path = PROJECT_ROOT) -> str:
     """sha256 over the modules of `helpers/` that this code reaches, each as in `numbers_hash`.
 
     Imports are followed through modules, sub-packages and re-exports, also from inside functions; rooms of
-    MOVES_NO_NUMBER are left out. A project without helpers of its own is measured with these.
-
-    Raises:
-        ChapterError: a code cell is not valid Python.
+    MOVES_NO_NUMBER are left out. A project without helpers of its own is measured with these. Errors as
+    `code_of`.
     """
     package = Path(root) / "helpers"
     modules = _reached(code_of(nb.cells), package if package.is_dir() else PROJECT_ROOT / "helpers")

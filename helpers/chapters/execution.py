@@ -84,7 +84,6 @@ def execute_notebook(
 
     Args:
         changed: parameters that differ from the notebook's defaults, checked.
-        cell_timeout: seconds that one cell may take.
         environment: variables for the kernel beyond those of this process.
 
     Raises:

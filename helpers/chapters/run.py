@@ -138,10 +138,9 @@ def reproduce(
     done = Parallel(n_jobs=jobs, batch_size=1)(
         delayed(_attempt)(source, cell_timeout, max(1, cores // jobs), root) for source in order
     )
-    errors = {source: error for source, error in zip(order, done, strict=True) if error}
     problems = write_reports([source for source in chapters if up_to_date(source, root)], root)
     write_stored_reports(root)
-    return [f"{source.stem}: {errors[source]}" for source in wanted if source in errors] + problems
+    return sorted(filter(None, done)) + problems
 
 
 def _built(source: Path, root: Path) -> Path:
@@ -150,12 +149,13 @@ def _built(source: Path, root: Path) -> Path:
 
 
 def _attempt(source: Path, cell_timeout: int | None, workers: int, root: Path) -> str:
-    """Run a chapter; returns what went wrong."""
+    """Run a chapter; returns a line that says what went wrong."""
     try:
         run_chapter(source, cell_timeout=cell_timeout, recompute=True, workers=workers, root=root)
     except Exception as error:  # whatever stops one chapter must not stop the others
-        print(f"{source.stem}: {error}", file=sys.stderr, flush=True)
-        return str(error)
+        line = f"{source.stem}: {error}"
+        print(line, file=sys.stderr, flush=True)
+        return line
     return ""
 
 
