@@ -43,17 +43,16 @@ def run_grid(
         GridError: before anything runs, also when this grid is already running.
     """
     dry = {"-n", "--dry-run", "--dryrun"} & set(more)
-    if (grid.gpus if gpus is None else gpus) and profile == "local" and not dry and not gpu_devices():
+    gpus = grid.gpus if gpus is None else gpus
+    if gpus and profile == "local" and not dry and not gpu_devices():
         raise GridError(f"grid {grid.name!r} wants a GPU per cell and none is here; add --gpus 0 for the CPU")
     if find_spec("snakemake") is None:
         raise GridError("Snakemake is not installed; get it with: pip install -e '.[batch]'")
     folder, kept = grid.folder(root), PROJECT_ROOT / "reproduce" / "profiles" / profile
-    # Snakemake takes the values of --config for YAML, twice
-    config = {"grid": quote(str(grid.path)), "root": quote(str(root))}
     arguments = ["--snakefile", str(PROJECT_ROOT / "Snakefile"), "--directory", str(folder), "--nolock"]
     arguments += ["--profile", str(kept if kept.is_dir() else Path(profile).resolve())]
-    config |= {} if gpus is None else {"gpus": gpus}
-    arguments += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    # Snakemake takes these values for YAML, twice
+    arguments += ["--config", f"grid={quote(str(grid.path))}", f"root={quote(str(root))}", f"gpus={gpus}"]
     if profile == "local":  # a cluster counts its own devices
         arguments += ["--resources", f"gpu={len(gpu_devices())}"]
     folder.mkdir(parents=True, exist_ok=True)
