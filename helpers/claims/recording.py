@@ -40,7 +40,6 @@ def record(
     """Record a measurement for one row of the ledger and show it, with its verdict, in the notebook.
 
     Args:
-        claim_id: id of the row.
         effects: method minus baseline, paired by seed, in the row's unit; for kind "effect".
         setting: the data, network and budget used here, in words.
         violation: largest absolute violation found, >= 0; for a row of kind "identity".

@@ -41,9 +41,7 @@ def standings(
     """Every row of the ledger, in its order, judged from the stored notebooks and the kept evidence.
 
     Args:
-        results: what `collect` read from the stored notebooks, tier "laptop".
-        evidences: kept runs.
-        own: what `collect` read from this copy's own run.
+        results: what `collect` read from the stored notebooks, tier "laptop"; `own` from this copy's own run.
 
     Raises:
         ClaimError: evidence that is malformed, or that measures a claim of another chapter.
