@@ -51,28 +51,20 @@ def standings(
     runs["laptop"] = {r.measurement.claim_id: Run(r.measurement) for r in results}
     for evidence in evidences:
         fresh = evidence.parameters.get("seed", 0) >= FRESH_SEED
-        found = measured(evidence, ledger=ledger)
-        runs[evidence.tier] |= {i: Run(m, evidence.plan_committed, fresh) for i, m in found.items()}
-    by_tier = {tier: judge_tier(rows, found) for tier, found in runs.items()}
+        kept = measured(evidence, ledger=ledger)
+        runs[evidence.tier] |= {i: Run(m, evidence.plan_committed, fresh) for i, m in kept.items()}
+    judged = {tier: judge_tier(rows, found) for tier, found in runs.items()}
+    verdicts = {i: {tier: judged[tier][i] for tier in TIERS} for i in rows}
     alone = judge_tier(rows, {r.measurement.claim_id: Run(r.measurement) for r in own})
-    best = {i: best_evidence(row, {tier: by_tier[tier][i] for tier in TIERS}) for i, row in rows.items()}
-    shown = {i: by_tier[b.tiers[0]][i] if b.tiers else Verdict("not run") for i, b in best.items()}
+    best = {i: best_evidence(row, verdicts[i]) for i, row in rows.items()}
+    shown = {i: verdicts[i][b.tiers[0]] if b.tiers else Verdict("not run") for i, b in best.items()}
     for i, row in rows.items():
         if row.kind == "composite":  # says what the rows of its components say, each from its own best tier
             shown[i] = composed(row, {p: replace(shown[p], verdict=best[p].verdict) for p in row.components})
             tiers = {tier for part in row.components for tier in best[part].tiers}
             best[i] = Best(shown[i].verdict, tuple(sorted(tiers, key=TIERS.index, reverse=True)))
-    return [
-        Standing(
-            row,
-            {tier: found[i].measurement for tier, found in runs.items() if i in found},
-            {tier: by_tier[tier][i] for tier in TIERS},
-            best[i],
-            shown[i],
-            alone[i],
-        )
-        for i, row in rows.items()
-    ]
+    found = {i: {tier: run[i].measurement for tier, run in runs.items() if i in run} for i in rows}
+    return [Standing(row, found[i], verdicts[i], best[i], shown[i], alone[i]) for i, row in rows.items()]
 
 
 def measured(evidence: Evidence | None, *, ledger: str | Path = LEDGER) -> dict[str, Measurement]:
