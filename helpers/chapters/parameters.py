@@ -111,10 +111,8 @@ def _declared_in(history: Sequence[str]) -> tuple[int, dict[str, Parameter]]:
 
 def _stored(chapter: str) -> dict[str, Parameter]:
     for root in (Path.cwd().parent, PROJECT_ROOT):
-        try:
+        with suppress(ChapterError, OSError, ValueError):
             return parameters_of(json.loads(find_chapter(chapter, root).read_text(encoding="utf-8")))
-        except (ChapterError, OSError, ValueError):
-            continue
     raise ParameterError(f"chapter {chapter!r} was not found: run its parameters cell before the gate")
 
 

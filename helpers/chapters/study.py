@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,9 @@ def planned(chapter: str | Path, tier: str, root: Path = PROJECT_ROOT) -> Grid:
 def first_plan(grid: Grid, root: Path) -> dict[str, Any]:
     """The commit, and whether it held this plan, when these parameters were first run with this chapter."""
     path, run = grid.folder(root) / "plan.json", grid.cells[0].id
-    try:
+    with suppress(OSError, ValueError, KeyError):
         if (kept := json.loads(path.read_text(encoding="utf-8")))["run"] == run:
             return kept
-    except (OSError, ValueError, KeyError):
-        pass
     commit = _git(root, "rev-parse", "HEAD").decode().strip()
     plans = (grid.path, root / "reproduce" / "claims.yaml")  # the parameters, and what will count
     stored = [_git(root, "show", f"HEAD:./{os.path.relpath(path, root)}") for path in plans]
