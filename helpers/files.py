@@ -83,19 +83,24 @@ def chapter_titles(paths: Iterable[Path]) -> dict[str, str]:
     return titles
 
 
-class _DecimalLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key written twice in one mapping: a forgotten dash would merge two rows."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            problem = f"line {node.start_mark.line + 1}: key {twice[0]!r} appears twice in one mapping"
+            raise yaml.constructor.ConstructorError(problem=problem)
+        return super().construct_mapping(node, deep)
+
+
+class _DecimalLoader(StrictLoader):
     """YAML 1.2's core schema: `010` is ten, `1e-3` a number, `yes` and `1:30` text. No key twice."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return int(self.construct_scalar(node))
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
-            raise yaml.constructor.ConstructorError(problem=f"key {twice[0]!r} appears twice in one mapping")
-        return super().construct_mapping(node, deep)
 
 
 for kind, pattern in {

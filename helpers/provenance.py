@@ -56,10 +56,7 @@ def numbers_hash(nb: NotebookNode) -> str:
     """sha256 over the code that a notebook's numbers come from, as the compiler sees it.
 
     Comments, docstrings, figures (SHOWS), their titles and Markdown do not count, nor do exercises, their
-    solutions and the parameters cell: a stamp keeps the parameters themselves.
-
-    Raises:
-        ChapterError: a code cell is not valid Python.
+    solutions and the parameters cell: a stamp keeps the parameters themselves. Errors as `code_of`.
     """
     statements = [statement for tree in code_of(nb.cells) for statement in tree.body]
     return _digest(_essence(statements))
@@ -69,10 +66,8 @@ def code_hash(nb: NotebookNode, root: str | Path = PROJECT_ROOT) -> str:
     """sha256 over the modules of `helpers/` that this code reaches, each as in `numbers_hash`.
 
     Imports are followed through modules, sub-packages and re-exports, also from inside functions; rooms of
-    MOVES_NO_NUMBER are left out. A project without helpers of its own is measured with these.
-
-    Raises:
-        ChapterError: a code cell is not valid Python.
+    MOVES_NO_NUMBER are left out. A project without helpers of its own is measured with these. Errors as
+    `code_of`.
     """
     package = Path(root) / "helpers"
     modules = _reached(code_of(nb.cells), package if package.is_dir() else PROJECT_ROOT / "helpers")
@@ -97,11 +92,8 @@ def code_of(cells: Iterable[NotebookNode]) -> list[ast.Module]:
 
     trees = []
     for i, cell in enumerate(cells):
-        if (
-            cell.cell_type != "code"
-            or _tags(cell) & {INJECTED, "parameters", "solution"}
-            or "nbgrader" in cell.metadata
-        ):
+        apart = _tags(cell) & {INJECTED, "parameters", "solution"} or "nbgrader" in cell.metadata
+        if cell.cell_type != "code" or apart:
             continue
         try:
             trees.append(ast.parse(TransformerManager().transform_cell(cell.source)))
@@ -175,24 +167,19 @@ def _imports(tree: ast.Module, inside: str = "") -> Iterator[tuple[tuple[str, st
                 yield (module, "" if alias.name == "*" else alias.name), alias.asname or alias.name
 
 
-def claims_hash(root: Path = PROJECT_ROOT) -> str | None:
-    """sha256 of `reproduce/claims.yaml`; None when there is no ledger."""
-    path = Path(root) / "reproduce" / "claims.yaml"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the numbers depend on."""
     return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
 
 
 def circumstances(nb: NotebookNode, root: Path = PROJECT_ROOT) -> dict[str, Any]:
-    """What the results of a run at the defaults depend on: hashes of the sources, and versions."""
+    """What the results of a run at the defaults depend on: hashes of sources and ledger, and versions."""
+    ledger = Path(root) / "reproduce" / "claims.yaml"
     return {
         "source_hash": source_hash(nb),
         "numbers_hash": numbers_hash(nb),
         "code_hash": code_hash(nb, root),
-        "claims_hash": claims_hash(root),
+        "claims_hash": hashlib.sha256(ledger.read_bytes()).hexdigest() if ledger.is_file() else None,
         "versions": versions(),
     }
 
@@ -227,6 +214,14 @@ def provenance(path: str | Path) -> dict[str, Any]:
         return json.loads(Path(path).read_text(encoding="utf-8"))["metadata"].get(STAMP, {})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a notebook: {type(error).__name__}: {error}") from error
+
+
+def stamp_of(path: Path) -> dict[str, Any]:
+    """`provenance`; empty also where no notebook can be read."""
+    try:
+        return provenance(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def section_times(chapter: str, root: Path = PROJECT_ROOT) -> str:
@@ -271,10 +266,8 @@ def is_executed_in_order(nb: NotebookNode) -> bool:
 def error_outputs(nb: NotebookNode) -> list[str]:
     """Errors in cell outputs and inside widgets, where neither papermill nor nbconvert look."""
     outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
-    state = (
-        nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    )
-    for model in state.values():
+    widgets = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    for model in widgets.get("state", {}).values():
         if model.get("model_name") == "OutputModel":
             outputs += model["state"].get("outputs", [])
     return [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]

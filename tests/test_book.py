@@ -17,7 +17,8 @@ from small_notebooks import ONE, notebook
 
 from helpers import PROJECT_ROOT
 from helpers.claims.measurement import MIME
-from helpers.claims.page import claims_page
+from helpers.claims.report import claims_page
+from helpers.claims.standing import standings
 from helpers.editions.book import write_book
 from helpers.editions.formulas import mathml
 from helpers.editions.slides import write_slides
@@ -145,7 +146,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     links = "[three](../notebooks/03_c.ipynb), [list](../notebooks/reading_list/README.md)"
     (root / "docs" / "glossary.md").write_text(f"# Glossary\n\n## Arms\n\n{links}\n")
     pages = {"03": "03_c.ipynb"}
-    problems = write_book(names, claims_page([], pages=pages), root / "build" / "html", texts)
+    problems = write_book(names, claims_page(standings([]), pages=pages), root / "build" / "html", texts)
     assert names["03_c"].read_bytes() == before
     return root / "build" / "html", problems
 
@@ -244,7 +245,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts, out = PROJECT_ROOT / "notebooks", tmp_path_factory.mktemp("whole") / "html"
     names = {path.relative_to(texts).with_suffix("").as_posix(): path for path in find_notebooks()}
     pages = {}
-    assert write_book(names, claims_page([], pages=pages), out, texts) == []
+    assert write_book(names, claims_page(standings([]), pages=pages), out, texts) == []
     return out
 
 

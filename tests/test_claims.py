@@ -18,7 +18,8 @@ from helpers.claims import ClaimError, Gate, load_ledger, record
 from helpers.claims import recording as claims
 from helpers.claims.measurement import Measurement
 from helpers.claims.recording import record_lead
-from helpers.claims.report import ledger_table, readme_block, results_markdown
+from helpers.claims.report import ledger_table, provenance_rows, readme_block, results_markdown
+from helpers.claims.standing import standings
 from helpers.experiments.arms import Arm
 from helpers.experiments.comparison import Paired
 from helpers.experiments.results import Results
@@ -352,12 +353,13 @@ def test_reports_tell_what_a_notebook_measured(tmp_path: Path, monkeypatch: pyte
     bundle = displayed(monkeypatch, "svmax.recall", [1, 1.1, 0.9], **arguments)
     results = claims.collect([notebook(tmp_path / "03_svmax.ipynb", bundle)], path)
     counted = "1 effect: 1 supported (0 explained by a control), 0 contradicted, 0 inconclusive, 0 not tested"
-    text = ledger_table(results, ledger=path)
+    stand = standings(results, ledger=path)
+    text = ledger_table(stand)
     lines = text.splitlines()
     assert re.split(" {2,}", lines[1])[:3] == ["svmax.recall", "supported, provisional", "(✔) – – –"]
     assert re.split(" {2,}", lines[2])[:3] == ["svmax.bound", "not run", "– – – –"]
     assert f"{counted}; 0 of 1 identities hold." in text
-    page = results_markdown(results, (), {"03": "Chapter 3 · SVMax"}, ledger=path)
+    page = results_markdown(stand, {"03": "Chapter 3 · SVMax"}, provenance_rows(results))
     row = (
         "| [SVMax helps](#svmax.recall) | **supported, provisional** +1.000 [+0.752, +1.248] points, "
         "3 seeds, laptop | yes, controls beaten: 1 | (✔) – – – |"
@@ -376,12 +378,12 @@ def test_reports_tell_what_a_notebook_measured(tmp_path: Path, monkeypatch: pyte
     assert "- **Lead over c:** beaten: +1.003 [+0.989, +1.018]\n" in page
     assert "| laptop | 03\\_svmax.ipynb | 2026-01-02T03:04:05+00:00 | CPU (2 cores) | unknown |" in page
     assert "This copy's own run" not in page
-    own = results_markdown([], own=results, ledger=path)
+    own = results_markdown(standings([], own=results, ledger=path))
     assert "| – – – – | supported +1.000 [+0.752, +1.248] points, 3 seeds |\n" in own
 
 
 def test_without_measurements_all_is_not_run(ledger: Path) -> None:
-    page = results_markdown([], ledger=ledger)
+    page = results_markdown(standings([], ledger=ledger))
     assert page.count("- **Verdict:** not run\n") == 2
     assert "## Chapter 3\n" in page
     assert "Where these numbers come from" not in page
@@ -389,7 +391,7 @@ def test_without_measurements_all_is_not_run(ledger: Path) -> None:
 
 def test_texts_of_a_claim_cannot_become_markdown(tmp_path: Path) -> None:
     path = write(tmp_path / "claims.yaml", [{**EFFECT, "claim": "*a* < `b`\n# c", "source": "<b>x_1</b>"}])
-    page = results_markdown([], ledger=path)
+    page = results_markdown(standings([], ledger=path))
     assert "\\*a\\* \\< \\`b\\` # c\n" in page
     assert "- **Source:** \\<b>x\\_1\\</b>\n" in page
 
@@ -417,9 +419,8 @@ def test_the_readme_says_every_verdict_in_words(tmp_path: Path) -> None:
         Measurement("l", "x", high),
     ]
     results = [claims.Result(m, "n.ipynb", {}) for m in measured]
-    first, third, fourth, count = readme_block(results, (), {"03": "Chapter 3 · X: y"}, ledger=path).split(
-        "\n\n"
-    )
+    told = readme_block(standings(results, ledger=path), {"03": "Chapter 3 · X: y"})
+    first, third, fourth, count = told.split("\n\n")
     assert "](reproduce/forest.svg)" in first
     assert third == (
         "**Chapter 3 · X.** Provisionally supported: second (but rival explains it). Inconclusive: first. "

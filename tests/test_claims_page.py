@@ -21,8 +21,7 @@ from helpers.claims import recording as claims
 from helpers.claims.figure import claim_figure, forest_figure, forest_svg
 from helpers.claims.ledger import load_ledger
 from helpers.claims.measurement import Measurement, Result
-from helpers.claims.page import claims_page
-from helpers.claims.report import SIGNS
+from helpers.claims.report import SIGNS, claims_page, provenance_rows
 from helpers.claims.standing import standings
 from helpers.claims.verdict import VERDICTS
 from helpers.editions.book import PARTS
@@ -86,13 +85,13 @@ def page(tmp_path: Path) -> BeautifulSoup:
         Measurement("holds", "any batch", violation=1e-7),
     )
     study = kept("study", Measurement("none", "longer", [-1.0, -1.1, -0.9, -1.0, -1.2, -1.05]))
+    results = [Result(measurement, "03_c.ipynb", stamp) for measurement in found]
+    own = [Result(Measurement("none", "digits", [1.0, 1.1, 0.9]), "03_c.ipynb", {})]
     text = claims_page(
-        [Result(measurement, "03_c.ipynb", stamp) for measurement in found],
-        [study],
+        standings(results, [study], own=own, ledger=ledger),
         titles={"03": "Chapter 3 · X"},
+        runs=provenance_rows(results, [study], own),
         pages={"03": "03_c.ipynb"},
-        own=[Result(Measurement("none", "digits", [1.0, 1.1, 0.9]), "03_c.ipynb", {})],
-        ledger=ledger,
     )
     return BeautifulSoup(MarkdownIt().render(text), "html.parser")
 
@@ -321,8 +320,8 @@ def test_the_forest_shows_every_effect_in_multiples_of_what_counts(tmp_path: Pat
         False,
         True,
     ]  # provisional, firm, open
-    svg = forest_svg(results, [study], ledger=ledger)
-    assert svg == forest_svg(results, [study], ledger=ledger)
+    svg = forest_svg(standings(results, [study], ledger=ledger))
+    assert svg == forest_svg(standings(results, [study], ledger=ledger))
     assert "<dc:date>" not in svg
     assert svg.count("<text") == 0  # glyphs are drawn, whatever fonts the reader has
 
@@ -346,7 +345,7 @@ def test_no_row_waits_for_a_chapter_that_does_not_exist() -> None:
 
 def test_every_measured_claim_of_the_stored_chapters_has_a_plot() -> None:
     results = claims.collect(find_notebooks())
-    page = BeautifulSoup(MarkdownIt().render(claims_page(results)), "html.parser")
+    page = BeautifulSoup(MarkdownIt().render(claims_page(standings(results))), "html.parser")
     drawn = {name for name, card in cards(page).items() if card.find("img", alt=True)}
     assert drawn == {r.measurement.claim_id for r in results}
     assert len(cards(page)) == len(load_ledger())

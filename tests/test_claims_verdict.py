@@ -228,10 +228,11 @@ def test_benjamini_and_hochberg_by_hand() -> None:
     assert discoveries({"a": 0.03, "b": 0.04}) == {"a", "b"}  # steps up from the largest
     assert discoveries({"a": 0.03, "b": 0.06}) == set()
     assert discoveries({}) == set()
-    ps = np.random.default_rng(0).uniform(0, 0.1, 30) ** 2
-    adjusted = stats.false_discovery_control(ps)
+    ps = np.random.default_rng(0).uniform(0, 0.5, 30) ** 2
+    below = [k for k, p in enumerate(sorted(ps), start=1) if p <= 0.05 * k / 30]  # as the paper defines it
+    assert 0 < max(below) < 30
     assert discoveries({str(i): v for i, v in enumerate(ps)}) == {
-        str(i) for i in np.flatnonzero(adjusted <= 0.05)
+        str(i) for i in np.flatnonzero(ps <= sorted(ps)[max(below) - 1])
     }
 
 

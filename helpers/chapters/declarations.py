@@ -134,6 +134,11 @@ def parameters_of(nb: NotebookNode) -> dict[str, Parameter]:
     return parameters
 
 
+def defaults_of(nb: NotebookNode) -> dict[str, Any]:
+    """The default of every parameter that a notebook declares; errors as `parameters_of`."""
+    return {name: parameter.default for name, parameter in parameters_of(nb).items()}
+
+
 def declared(source: str) -> dict[str, Parameter]:
     """The parameters that the source of a cell declares; their defaults are not checked."""
     try:

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 
-from helpers.chapters.parameters import parameters_of
+from helpers.chapters.declarations import defaults_of
 from helpers.files import ChapterError, write_atomically
 from helpers.provenance import (
     INJECTED,
@@ -83,7 +84,6 @@ def execute_notebook(
 
     Args:
         changed: parameters that differ from the notebook's defaults, checked.
-        cell_timeout: seconds that one cell may take.
         environment: variables for the kernel beyond those of this process.
 
     Raises:
@@ -112,7 +112,7 @@ def execute_notebook(
         finished = _restored(nb, executed)
         _refuse_silent_failures(finished, stderr_fails=in_place)
         finished.metadata[STAMP] = stamp | {
-            "parameters": {n: p.default for n, p in parameters_of(nb).items()} | dict(changed),
+            "parameters": defaults_of(nb) | dict(changed),
             "device": device_name(changed),
             "system": system_name(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -162,19 +162,16 @@ def _progress(stem: str, nb: NotebookNode, started: float) -> Callable[..., None
     def cell_started(cell: NotebookNode, cell_index: int) -> None:
         if cell.get("id") in places:
             (count, section), elapsed = places[cell.id], time.monotonic() - started
-            print(
-                f"{stem} [{count:>3}/{len(places)}] {elapsed:7.1f} s  {section}", file=sys.stderr, flush=True
-            )
+            line = f"{stem} [{count:>3}/{len(places)}] {elapsed:7.1f} s  {section}"
+            print(line, file=sys.stderr, flush=True)
 
     return cell_started
 
 
 def _section_seconds(executed: NotebookNode) -> list[tuple[str, float]]:
-    seconds: dict[str, float] = {}
+    seconds = Counter[str]()
     for section, cell in _sections(executed.cells):
-        seconds[section] = seconds.get(section, 0.0) + (
-            cell.metadata.get("papermill", {}).get("duration") or 0
-        )
+        seconds[section] += cell.metadata.get("papermill", {}).get("duration") or 0.0
     return [(title, round(value, 1)) for title, value in seconds.items()]
 
 

@@ -17,10 +17,10 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from helpers import PROJECT_ROOT
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.execution import read_notebook
 from helpers.chapters.grid_summary import holds_run, write_summary
 from helpers.chapters.grids import Grid, GridError
-from helpers.chapters.parameters import parameters_of
 from helpers.chapters.run import run_chapter
 from helpers.files import ChapterError, find_chapter
 from helpers.provenance import source_hash
@@ -43,19 +43,16 @@ def run_grid(
         GridError: before anything runs, also when this grid is already running.
     """
     dry = {"-n", "--dry-run", "--dryrun"} & set(more)
-    if (grid.gpus if gpus is None else gpus) and profile == "local" and not dry and not gpu_devices():
+    gpus = grid.gpus if gpus is None else gpus
+    if gpus and profile == "local" and not dry and not gpu_devices():
         raise GridError(f"grid {grid.name!r} wants a GPU per cell and none is here; add --gpus 0 for the CPU")
     if find_spec("snakemake") is None:
         raise GridError("Snakemake is not installed; get it with: pip install -e '.[batch]'")
     folder, kept = grid.folder(root), PROJECT_ROOT / "reproduce" / "profiles" / profile
-    config = {
-        "grid": quote(str(grid.path)),
-        "root": quote(str(root)),
-    }  # Snakemake takes values for YAML, twice
     arguments = ["--snakefile", str(PROJECT_ROOT / "Snakefile"), "--directory", str(folder), "--nolock"]
     arguments += ["--profile", str(kept if kept.is_dir() else Path(profile).resolve())]
-    config |= {} if gpus is None else {"gpus": gpus}
-    arguments += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    # Snakemake takes these values for YAML, twice
+    arguments += ["--config", f"grid={quote(str(grid.path))}", f"root={quote(str(root))}", f"gpus={gpus}"]
     if profile == "local":  # a cluster counts its own devices
         arguments += ["--resources", f"gpu={len(gpu_devices())}"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,16 +93,22 @@ def run_cell(
     os.environ |= dict.fromkeys(THREAD_CAPS, str(cpus if gpus else 1)) | {"CTG_WORKERS": str(cpus)}
     path = find_chapter(chapter, root)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _held(FileLock(out.with_suffix(".lock")), f"another process runs {out.stem}; waiting for it"):
+    lock = FileLock(out.with_suffix(".lock"))
+    if not _taken(lock):
+        print(f"another process runs {out.stem}; waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
         nb = read_notebook(path)
         if source_hash(nb) != source:
             raise ChapterError(f"{path.name} changed since this grid was started; start it again")
-        if not holds_run(out, source, {n: p.default for n, p in parameters_of(nb).items()} | dict(values)):
+        if not holds_run(out, source, defaults_of(nb) | dict(values)):
             for leftover in out.parent.glob(f"{out.stem}.*.part.ipynb"):
                 leftover.unlink()
             with _device(gpus):
                 run_chapter(path, values, out=out, typed_in=path.parent, root=root)
         out.touch()
+    finally:
+        lock.release()
 
 
 def _taken(lock: FileLock) -> bool:
@@ -115,17 +118,6 @@ def _taken(lock: FileLock) -> bool:
     except Timeout:
         return False
     return True
-
-
-@contextmanager
-def _held(lock: FileLock, waiting: str) -> Iterator[None]:
-    if not _taken(lock):
-        print(waiting, file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from helpers.claims.report import because_text, result_text, verdict_text
 from helpers.claims.verdict import Run, judge_tier
 from helpers.experiments.comparison import Paired
 from helpers.files import write_atomically
-from helpers.provenance import provenance
+from helpers.provenance import stamp_of
 from helpers.tables import markdown_table
 
 
@@ -39,10 +39,7 @@ def write_summary(grid: Grid, root: Path) -> Path:
 
 def holds_run(path: Path, source: str, parameters: Mapping[str, Any]) -> bool:
     """Whether `path` is a complete run of this source with these parameters."""
-    try:
-        stamp = provenance(path)
-    except (OSError, ValueError):
-        return False
+    stamp = stamp_of(path)
     return stamp.get("source_hash") == source and parameters.items() <= stamp["parameters"].items()
 
 
@@ -55,7 +52,7 @@ def _parts(grid: Grid, folder: Path, ledger: Path) -> Iterator[str]:
     done = [cell for cell in grid.cells if holds_run(paths[cell.id], grid.source, cell.values)]
     missing = [[c.id, _values(c.values), _status(c, folder)] for c in grid.cells if c not in done]
     yield f"{len(grid.cells)} cells: {len(done)} done, {len(missing)} without a result."
-    if len({provenance(paths[cell.id]).get("code_hash") for cell in done}) > 1:
+    if len({stamp_of(paths[cell.id]).get("code_hash") for cell in done}) > 1:
         yield (
             "**The cells ran under several versions of the code they reach.** To run all of them again, "
             "delete this grid's folder."

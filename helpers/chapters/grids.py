@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field
 
 from helpers import PROJECT_ROOT
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.execution import read_notebook
-from helpers.chapters.parameters import ParameterError, moved_paths, overrides, parameters_of
+from helpers.chapters.parameters import ParameterError, moved_paths, overrides
+from helpers.claims.ledger import Described, Text
 from helpers.experiments.parallel import worker_count
 from helpers.files import ChapterError, find_chapter, read_yaml
 from helpers.provenance import source_hash
 
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Values = Annotated[list[Any], Field(min_length=1)]
 
 
@@ -36,10 +37,8 @@ class Cell:
     values: dict[str, Any]
 
 
-class GridFile(BaseModel):
+class GridFile(Described):
     """What a grid file holds; `reproduce/grids/README.md` explains the keys."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     chapter: Text = Field(description="text (quote a number)")
     about: Text = Field(description="text")
@@ -91,7 +90,7 @@ def load_grid(name: str | Path, root: str | Path = PROJECT_ROOT) -> Grid:
     file = _read(path)
     chapter = find_chapter(file.chapter, root)
     nb = read_notebook(chapter)
-    defaults = {p.name: p.default for p in parameters_of(nb).values()}
+    defaults = defaults_of(nb)
     cells: dict[str, Cell] = {}
     for wanted in _combinations(path.name, file):
         try:
@@ -124,17 +123,12 @@ def _read(path: Path) -> GridFile:
         raw = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise GridError(f"{path.name} is not valid YAML: {error}") from error
-    fields = GridFile.model_fields
-    try:
-        return GridFile.model_validate(raw)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-    if not wrong["loc"]:
+    if not isinstance(raw, dict):
         raise GridError(f"{path.name} must hold a YAML mapping, got {type(raw).__name__}")
-    key, known = wrong["loc"][0], ", ".join(sorted(fields))
-    if unknown := [key for key in raw if key not in fields]:
-        raise GridError(f"{path.name}: unknown key {unknown[0]!r}; known keys: {known}")
-    raise GridError(f"{path.name}: {key!r} must be {fields[key].description}, got {raw.get(key)!r}")
+    try:
+        return GridFile.read(raw, "key")
+    except ValueError as error:
+        raise GridError(f"{path.name}: {error}") from None
 
 
 def _combinations(name: str, file: GridFile) -> Iterator[dict[str, Any]]:

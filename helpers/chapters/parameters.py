@@ -23,17 +23,6 @@ from helpers.provenance import code_of
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = [
-    "Parameter",
-    "ParameterError",
-    "check_parameters",
-    "gate",
-    "moved_paths",
-    "overrides",
-    "parameters_of",
-    "parse_values",
-]
-
 
 def overrides(nb: NotebookNode, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` checked against the notebook's parameters and reduced to those that differ from the defaults.
@@ -122,10 +111,8 @@ def _declared_in(history: Sequence[str]) -> tuple[int, dict[str, Parameter]]:
 
 def _stored(chapter: str) -> dict[str, Parameter]:
     for root in (Path.cwd().parent, PROJECT_ROOT):
-        try:
+        with suppress(ChapterError, OSError, ValueError):
             return parameters_of(json.loads(find_chapter(chapter, root).read_text(encoding="utf-8")))
-        except (ChapterError, OSError, ValueError):
-            continue
     raise ParameterError(f"chapter {chapter!r} was not found: run its parameters cell before the gate")
 
 

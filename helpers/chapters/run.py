@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from joblib import Parallel, delayed
 
 from helpers import PROJECT_ROOT, claims
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.execution import execute_notebook, read_notebook
-from helpers.chapters.parameters import moved_paths, overrides, parameters_of
-from helpers.claims.measurement import Result
-from helpers.claims.report import ledger_table, readme_block, results_markdown
-from helpers.experiments.evidence import Evidence, all_evidence
+from helpers.chapters.parameters import ParameterError, moved_paths, overrides
+from helpers.claims.report import claims_page, ledger_table, provenance_rows, readme_block, results_markdown
+from helpers.claims.standing import Standing, standings
+from helpers.experiments.evidence import all_evidence
 from helpers.experiments.parallel import worker_count
 from helpers.files import (
     ChapterError,
@@ -27,7 +27,7 @@ from helpers.files import (
     find_notebooks,
     write_atomically,
 )
-from helpers.provenance import STAMP, circumstances, device_name, error_outputs, provenance
+from helpers.provenance import circumstances, device_name, stamp_of
 
 
 def run_chapter(
@@ -68,16 +68,9 @@ def run_chapter(
     target = Path(out).resolve() if out else _built(source, root).resolve().with_name(f"{stem}.ipynb")
     if target == source:
         raise ChapterError(f"{target} is the chapter itself; 'execute' writes outputs back, 'run' does not")
-    return execute_notebook(
-        source,
-        nb,
-        changed,
-        target,
-        scratch=target,
-        cell_timeout=cell_timeout,
-        environment=_kernel_environment(recompute, workers),
-        root=root,
-    )
+    environment = _kernel_environment(recompute, workers)
+    how = {"cell_timeout": cell_timeout, "environment": environment, "root": root}
+    return execute_notebook(source, nb, changed, target, scratch=target, **how)
 
 
 def _kernel_environment(recompute: bool, workers: int | None) -> dict[str, str]:
@@ -95,30 +88,19 @@ def execute_chapter(name: str | Path, *, cell_timeout: int | None = None, root: 
         ParameterError, ChapterError: as `run_chapter`; text on stderr, except progress bars, fails too.
     """
     source = find_chapter(name, root)
-    return execute_notebook(
-        source,
-        read_notebook(source),
-        {},
-        source,
-        scratch=_built(source, root).resolve(),
-        cell_timeout=cell_timeout,
-        environment=_kernel_environment(True, worker_count()),
-        root=root,
-    )
+    environment, scratch = _kernel_environment(True, worker_count()), _built(source, root).resolve()
+    how = {"cell_timeout": cell_timeout, "environment": environment, "root": root}
+    return execute_notebook(source, read_notebook(source), {}, source, scratch=scratch, **how)
 
 
 def up_to_date(source: Path, root: Path = PROJECT_ROOT) -> bool:
     """Whether `build/chapters` holds this chapter run with the present defaults, source and code."""
-    built = _built(source, root)
-    if not built.is_file():
-        return False
     try:
-        nb, stored = read_notebook(source), nbformat.read(built, as_version=4)
-        stamp, parameters = stored.metadata.get(STAMP, {}), parameters_of(nb)
-    except (ValueError, AttributeError, ChapterError):
+        nb = read_notebook(source)
+        present = circumstances(nb, root) | {"parameters": defaults_of(nb)}
+    except (ParameterError, ChapterError):
         return False
-    present = circumstances(nb, root) | {"parameters": {n: p.default for n, p in parameters.items()}}
-    return all(stamp.get(key) == value for key, value in present.items()) and not error_outputs(stored)
+    return present.items() <= stamp_of(_built(source, root)).items()
 
 
 def reproduce(
@@ -151,22 +133,14 @@ def reproduce(
     if jobs is None:
         jobs = 2 if cores > 1 and stale and device_name({}).startswith("CPU") else 1
     jobs = max(1, min(jobs, len(stale)))
-    order = sorted(stale, key=_seconds, reverse=True)  # what takes long must not be the last and alone
+    # what takes long must not be the last and alone
+    order = sorted(stale, key=lambda source: stamp_of(source).get("wall_seconds", 0.0), reverse=True)
     done = Parallel(n_jobs=jobs, batch_size=1)(
         delayed(_attempt)(source, cell_timeout, max(1, cores // jobs), root) for source in order
     )
-    errors = {source: error for source, error in zip(order, done, strict=True) if error}
     problems = write_reports([source for source in chapters if up_to_date(source, root)], root)
     write_stored_reports(root)
-    return [f"{source.stem}: {errors[source]}" for source in wanted if source in errors] + problems
-
-
-def _seconds(source: Path) -> float:
-    """What the stored run took; 0 where there is none."""
-    try:
-        return provenance(source).get("wall_seconds", 0.0)
-    except (OSError, ValueError):
-        return 0.0
+    return sorted(filter(None, done)) + problems
 
 
 def _built(source: Path, root: Path) -> Path:
@@ -175,12 +149,13 @@ def _built(source: Path, root: Path) -> Path:
 
 
 def _attempt(source: Path, cell_timeout: int | None, workers: int, root: Path) -> str:
-    """Run a chapter; returns what went wrong."""
+    """Run a chapter; returns a line that says what went wrong."""
     try:
         run_chapter(source, cell_timeout=cell_timeout, recompute=True, workers=workers, root=root)
     except Exception as error:  # whatever stops one chapter must not stop the others
-        print(f"{source.stem}: {error}", file=sys.stderr, flush=True)
-        return str(error)
+        line = f"{source.stem}: {error}"
+        print(line, file=sys.stderr, flush=True)
+        return line
     return ""
 
 
@@ -194,19 +169,17 @@ def write_reports(ran: Sequence[Path] = (), root: Path = PROJECT_ROOT) -> list[s
     Returns:
         A line for each thing that the book could not show.
     """
-    from helpers.claims.page import claims_page  # matplotlib is slow to import
-    from helpers.editions.book import write_book
+    from helpers.editions.book import write_book  # slow to import
 
-    root, (results, evidences, titles, ledger) = Path(root), _known(root)
+    root, (stand, titles, runs) = Path(root), _known(root, ran)
+    print(ledger_table(stand))
+    write_atomically(root / "build" / "RESULTS.md", results_markdown(stand, titles, runs))
     shown = {source: _built(source, root) if source in ran else source for source in find_notebooks(root)}
-    known = {"ledger": ledger, "own": claims.collect([shown[source] for source in ran], ledger)}
-    print(ledger_table(results, evidences, **known))
-    write_atomically(root / "build" / "RESULTS.md", results_markdown(results, evidences, titles, **known))
     names = {source: source.relative_to(root / "notebooks").with_suffix("").as_posix() for source in shown}
     pages = {chapter_number(source): f"{name}.ipynb" for source, name in names.items()}
     problems = write_book(
         {name: shown[source] for source, name in names.items()},
-        claims_page(results, evidences, titles=titles, pages=pages, **known),
+        claims_page(stand, titles, runs, pages),
         root / "build" / "html",
         texts=root / "notebooks",
     )
@@ -218,10 +191,10 @@ def stored_reports(root: Path = PROJECT_ROOT) -> dict[Path, str]:
     """What README, RESULTS.md and forest plot must say of stored notebooks and kept evidence, by path."""
     from helpers.claims.figure import forest_svg  # matplotlib is slow to import
 
-    root, (*known, ledger) = Path(root), _known(root)
+    root, (stand, titles, runs) = Path(root), _known(root)
     reports = {
-        root / "reproduce" / "RESULTS.md": results_markdown(*known, ledger=ledger),
-        root / "reproduce" / "forest.svg": forest_svg(*known, ledger=ledger),
+        root / "reproduce" / "RESULTS.md": results_markdown(stand, titles, runs),
+        root / "reproduce" / "forest.svg": forest_svg(stand, titles),
     }
     readme = root / "README.md"
     return reports | ({readme: readme_with_claims(root)} if readme.is_file() else {})
@@ -240,11 +213,14 @@ def readme_with_claims(root: Path = PROJECT_ROOT) -> str:
     _, end, after = rest.partition("<!-- end of claims -->")
     if not (begin and end):
         return text
-    *known, ledger = _known(root)
-    return f"{before}{begin}{readme_block(*known, ledger=ledger).rstrip()}\n{end}{after}"
+    stand, titles, _ = _known(root)
+    return f"{before}{begin}{readme_block(stand, titles).rstrip()}\n{end}{after}"
 
 
-def _known(root: Path) -> tuple[list[Result], list[Evidence], dict[str, str], Path]:
-    """What stored notebooks measured, the kept evidence, the chapters' titles, and the ledger."""
+def _known(root: Path, ran: Sequence[Path] = ()) -> tuple[list[Standing], dict[str, str], list[list[str]]]:
+    """How every claim stands, also in this copy's own run of the chapters `ran`; titles; provenance."""
     chapters, ledger = find_notebooks(root), Path(root) / "reproduce" / "claims.yaml"
-    return claims.collect(chapters, ledger), all_evidence(root), chapter_titles(chapters), ledger
+    stored, kept = claims.collect(chapters, ledger), all_evidence(root)
+    own = claims.collect([_built(source, root) for source in ran], ledger)
+    stand = standings(stored, kept, own=own, ledger=ledger)
+    return stand, chapter_titles(chapters), provenance_rows(stored, kept, own)

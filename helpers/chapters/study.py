@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from helpers.chapters.grids import Grid, GridError, load_grid
 from helpers.chapters.run import run_chapter
 from helpers.claims.ledger import Claim, load_ledger
 from helpers.claims.measurement import Measurement
+from helpers.claims.recording import payloads
 from helpers.experiments import prediction_interval
 from helpers.experiments.evidence import Evidence, evidence
 from helpers.experiments.parallel import worker_count
 from helpers.experiments.sweep import TABLE_MIME
 from helpers.files import ChapterError, chapter_number, find_chapter, write_atomically
-from helpers.provenance import code_hash, provenance
+from helpers.provenance import STAMP, code_hash, stamp_of
 from helpers.tables import aligned
 
 FAR = 10_000
@@ -59,8 +61,8 @@ def study(
     path, grid = find_chapter(chapter, root), planned(chapter, tier, root)
     plan = first_plan(grid, root)
     out = grid.folder(root) / "cells" / f"{grid.cells[0].id}.ipynb"
-    if out.is_file() and provenance(out).get("code_hash") != code_hash(read_notebook(path), root):
-        out.unlink()  # helpers changed since; runs that they do not touch come from the cache
+    if stamp_of(out).get("code_hash") != code_hash(read_notebook(path), root):
+        out.unlink(missing_ok=True)  # helpers changed since; runs that they do not touch come from the cache
     status = run(grid, root=root, **how)
     if status or not holds_run(out, grid.source, grid.cells[0].values):
         raise ChapterError(
@@ -88,11 +90,9 @@ def planned(chapter: str | Path, tier: str, root: Path = PROJECT_ROOT) -> Grid:
 def first_plan(grid: Grid, root: Path) -> dict[str, Any]:
     """The commit, and whether it held this plan, when these parameters were first run with this chapter."""
     path, run = grid.folder(root) / "plan.json", grid.cells[0].id
-    try:
+    with suppress(OSError, ValueError, KeyError):
         if (kept := json.loads(path.read_text(encoding="utf-8")))["run"] == run:
             return kept
-    except (OSError, ValueError, KeyError):
-        pass
     commit = _git(root, "rev-parse", "HEAD").decode().strip()
     plans = (grid.path, root / "reproduce" / "claims.yaml")  # the parameters, and what will count
     stored = [_git(root, "show", f"HEAD:./{os.path.relpath(path, root)}") for path in plans]
@@ -111,30 +111,18 @@ def _git(root: Path, *arguments: str) -> bytes:
 
 def _evidence(grid: Grid, out: Path, plan: Mapping[str, Any], root: Path) -> Evidence:
     claims.collect([out], root / "reproduce" / "claims.yaml")  # refuses what is malformed or measured twice
-    cells, stamp = json.loads(out.read_text(encoding="utf-8"))["cells"], provenance(out)
-    found = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
-    tables = [data[TABLE_MIME] for data in found if TABLE_MIME in data]
+    nb = json.loads(out.read_text(encoding="utf-8"))
+    facts, tables = nb["metadata"][STAMP] | plan, payloads(nb, TABLE_MIME)
     names = [table["name"] for table in tables]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ChapterError(f"two sweeps of chapter {grid.chapter} are called {twice[0]!r}; rename one")
-    copied = (
-        "parameters",
-        "source_hash",
-        "numbers_hash",
-        "code_hash",
-        "device",
-        "system",
-        "versions",
-        "date",
-    )
     return Evidence(
         chapter=grid.chapter,
         tier=grid.tier,
         grid=grid.path.name,
         command=f"make study CHAPTER={grid.chapter} TIER={grid.tier}",
-        **{key: plan[key] for key in ("commit", "plan_committed")},
-        **{key: stamp[key] for key in (*copied, "wall_seconds")},
-        claims={data[claims.MIME]["claim_id"]: data[claims.MIME] for data in found if claims.MIME in data},
+        **{key: facts[key] for key in Evidence.model_fields if key in facts},
+        claims={measured["claim_id"]: measured for measured in payloads(nb, claims.MIME)},
         tables={table["name"]: table["table"] for table in tables},
         best={table["name"]: table.get("best", {}) for table in tables},
     )
@@ -171,17 +159,13 @@ def audit(
         raise ChapterError(f"no evidence of chapter {number} in tier {tier}: `{make}`")
     start = kept.parameters["seed"] + FAR if first is None else first
     counts = {n: seeds for n in kept.parameters if n == "seeds" or n.endswith("_seeds")}
-    values, out = (
-        kept.parameters | counts | {"seed": start},
-        root / "build" / "audit" / f"{path.stem}_{tier}.ipynb",
-    )
+    values = kept.parameters | counts | {"seed": start}
+    out = root / "build" / "audit" / f"{path.stem}_{tier}.ipynb"
     run_chapter(path, values, out=out, typed_in=path.parent, workers=worker_count(), root=root)
     ledger = root / "reproduce" / "claims.yaml"
     fresh = {r.measurement.claim_id: r.measurement for r in claims.collect([out], ledger)}
-    known = {
-        i: (row, Measurement(**kept.claims[i])) for i, row in load_ledger(ledger).items() if i in kept.claims
-    }
-    lines = [_compared(row, measured, fresh.get(i)) for i, (row, measured) in known.items()]
+    rows = [row for row in load_ledger(ledger).values() if row.id in kept.claims]
+    lines = [_compared(row, Measurement(**kept.claims[row.id]), fresh.get(row.id)) for row in rows]
     return _verdict(lines, f"seeds {start} to {start + seeds - 1}")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -14,14 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from helpers.claims.ledger import LEDGER, Claim
-from helpers.claims.report import SIGNS, TIER_NAMES, because_text, by_chapter, interval_text
-from helpers.claims.standing import Standing, standings
+from helpers.claims.ledger import Claim
+from helpers.claims.report import SIGNS, TIER_NAMES, Titles, because_text, by_chapter, interval_text
+from helpers.claims.standing import Standing
 from helpers.claims.verdict import DECIDED, TIERS, VERDICTS
-from helpers.plotting import PALETTE, use_style
-
-if TYPE_CHECKING:
-    from helpers.claims.report import Kept, Runs, Titles
+from helpers.plotting import PALETTE, png_and_width, use_style
 
 ROW, FRAME = 0.46, 0.95
 """Inches: height of one row of dots, and of a panel's title and axis."""
@@ -42,39 +38,41 @@ def claim_figure(s: Standing) -> tuple[Figure, str] | None:
     if s.row.kind == "composite" or not s.best.tiers:
         return None
     use_style()
-    best = s.measurements[s.best.tiers[0]]
+    top = s.best.tiers[0]
+    best, kept = s.measurements[top], top != "laptop"
     if s.row.kind == "identity":
         figure = Figure(figsize=(6, ROW + FRAME), layout="constrained")
         _violation_line(figure.subplots(), s.row, best.violation)
         return figure, f"Number line: violation {best.violation:.3g}, allowed up to {s.row.tolerance:g}."
     leads = [
-        (
-            f"effect, {TIER_NAMES[t]}",
-            s.measurements[t].effects,
-            WORD_COLORS[s.verdicts[t].verdict],
-            t != "laptop",
-        )
-        for t in reversed(TIERS)
-        if t in s.measurements
+        (f"effect, {TIER_NAMES[tier]}", m.effects, WORD_COLORS[s.verdicts[tier].verdict], tier != "laptop")
+        for tier, m in reversed(s.measurements.items())
     ]
     for name, paired in best.controls.items():
         answer = s.shown.controls.get(name, "for comparison")
-        leads.append((f"over {name}: {answer}", paired, ANSWER_COLORS[answer], s.best.tiers[0] != "laptop"))
+        leads.append((f"over {name}: {answer}", paired, ANSWER_COLORS[answer], kept))
     heights = [FRAME + ROW * len(panel) for panel in (best.summaries, leads) if panel]
     figure = Figure(figsize=(6, sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
     if best.summaries:
         for position, values in enumerate(best.summaries.values()):
-            _dots(axes[0], position, values, PALETTE["grey"], solid=s.best.tiers[0] != "laptop")
-        title = f"Each arm, {TIER_NAMES[s.best.tiers[0]]}: a dot per seed, a bar at the mean"
-        _rows(axes[0], list(best.summaries), title)
+            _dots(axes[0], position, values, PALETTE["grey"], solid=kept)
+        _rows(
+            axes[0], list(best.summaries), f"Each arm, {TIER_NAMES[top]}: a dot per seed, a bar at the mean"
+        )
     _differences(axes[-1], s.row, leads)
     said = "; ".join(f"{name} {interval_text(paired.interval())}" for name, paired, _, _ in leads)
     means = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in best.summaries.items())
-    return (
-        figure,
-        f"Dots, one per seed. {f'Mean of each arm: {means}. ' * bool(means)}{said}. {s.best.verdict}.",
-    )
+    arms = f"Mean of each arm: {means}. " if means else ""
+    return figure, f"Dots, one per seed. {arms}{said}. {s.best.verdict}."
+
+
+def embedded_figure(s: Standing) -> dict[str, str] | None:
+    """`claim_figure` as a page holds it: a PNG in base64, the width in pixels to show it at, its alt text."""
+    if (made := claim_figure(s)) is None:
+        return None
+    png, width = png_and_width(made[0])
+    return {"data": base64.b64encode(png).decode(), "width": str(width), "alt": made[1]}
 
 
 def _rows(axes: Axes, names: Sequence[str], title: str) -> None:
@@ -128,11 +126,9 @@ def _violation_line(axes: Axes, row: Claim, violation: float) -> None:
 # ---- all effects
 
 
-def forest_svg(
-    results: Runs, evidences: Kept = (), titles: Titles = None, *, ledger: str | Path = LEDGER
-) -> str:
+def forest_svg(stand: Sequence[Standing], titles: Titles = None) -> str:
     """`forest_figure` as SVG text, the same bytes for the same numbers."""
-    stand, buffer = standings(results, evidences, ledger=ledger), io.StringIO()
+    buffer = io.StringIO()
     fixed = {"font.family": "DejaVu Sans", "svg.hashsalt": "forest", "svg.fonttype": "path"}
     with mpl.rc_context():
         use_style()
@@ -178,17 +174,8 @@ def forest_figure(stand: Sequence[Standing], titles: Titles = None) -> Figure:
     axes.set_xlabel("effect as a multiple of the smallest effect that counts (dashed)", fontsize=9)
     there = [tier for tier in TIERS if any(tier in s.best.tiers for s in stand)]
     marks = [Line2D([], [], color=PALETTE[TIER_COLORS[t]], marker="o", label=TIER_NAMES[t]) for t in there]
-    marks.append(
-        Line2D(
-            [],
-            [],
-            color=PALETTE["ink"],
-            marker="o",
-            mfc="white",
-            linewidth=0,
-            label="hollow: provisional or undecided",
-        )
-    )
+    hollow = {"marker": "o", "mfc": "white", "linewidth": 0, "label": "hollow: provisional or undecided"}
+    marks.append(Line2D([], [], color=PALETTE["ink"], **hollow))
     figure.legend(handles=marks, loc="upper center", ncols=len(marks), fontsize=9)
     return figure
 

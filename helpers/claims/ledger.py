@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from helpers import PROJECT_ROOT
+from helpers.files import StrictLoader
 
 LEDGER = PROJECT_ROOT / "reproduce" / "claims.yaml"
 
@@ -32,18 +32,36 @@ def _field(expected: str, default: Any = ..., **rules: Any) -> Any:
     return Field(default, description=expected, **rules)
 
 
-class _Row(BaseModel):
+class Described(BaseModel):
+    """A mapping from a YAML file, checked; the description of a field says what its value must be."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @classmethod
+    def read(cls, raw: dict[str, Any], noun: str = "field") -> Self:
+        """`raw` checked; ValueError that names the field that is unknown, missing or malformed."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            wrong, known = error.errors()[0], cls.model_fields
+        if unknown := [name for name in raw if name not in known]:
+            raise ValueError(f"unknown {noun} {unknown[0]!r}; known {noun}s: {', '.join(sorted(known))}")
+        if not wrong["loc"]:
+            raise ValueError(str(wrong["ctx"]["error"]))  # of a validator of the whole
+        name = wrong["loc"][0]
+        if name not in raw:
+            raise ValueError(f"{noun} {name!r} is missing")
+        raise ValueError(f"{noun} {name!r} must be {known[name].description}, got {raw[name]!r}")
 
-class Published(_Row):
+
+class Published(Described):
     """A verified figure of the thesis or a paper."""
 
     value: float | Text
     setting: Text
 
 
-class Claim(_Row):
+class Claim(Described):
     """One row of the ledger; the header of `reproduce/claims.yaml` explains the fields."""
 
     id: Text = _field("non-empty text")
@@ -97,17 +115,6 @@ class Claim(_Row):
         return (self.plan or "").startswith("not yet")
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key written twice in one mapping (a forgotten dash would merge two rows)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for key, count in Counter(map(str, keys)).items() if count > 1]
-        if twice:
-            raise ClaimError(f"line {node.start_mark.line + 1}: key {twice[0]!r} appears twice in one row")
-        return super().construct_mapping(node, deep=deep)
-
-
 def load_ledger(path: str | Path = LEDGER) -> dict[str, Claim]:
     """Read and validate the ledger; returns the rows by id, in file order.
 
@@ -119,14 +126,19 @@ def load_ledger(path: str | Path = LEDGER) -> dict[str, Claim]:
     if not path.is_file():
         raise FileNotFoundError(f"no claims ledger at {path}; expected a YAML list of claims")
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, ClaimError) as error:
+        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except yaml.YAMLError as error:
         raise ClaimError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(rows, list) or not rows:
         raise ClaimError(f"{path.name} must hold a non-empty YAML list of claims, got {type(rows).__name__}")
     ledger: dict[str, Claim] = {}
     for number, row in enumerate(rows, start=1):
-        claim = _validated_row(row, number)
+        if not isinstance(row, dict):
+            raise ClaimError(f"row {number}: expected a mapping, got {row!r}")
+        try:
+            claim = Claim.read(row)
+        except ValueError as error:
+            raise ClaimError(f"row {number} ({row.get('id', 'no id')}): {error}") from None
         if claim.id in ledger:
             raise ClaimError(f"row {number} ({claim.id}): field 'id' is already used by an earlier row")
         ledger[claim.id] = claim
@@ -137,24 +149,3 @@ def load_ledger(path: str | Path = LEDGER) -> dict[str, Claim]:
         if owner.setdefault(part, whole) != whole:
             raise ClaimError(f"{whole}: component {part!r} already belongs to {owner[part]}")
     return ledger
-
-
-def _validated_row(row: Any, number: int) -> Claim:
-    if not isinstance(row, dict):
-        raise ClaimError(f"row {number}: expected a mapping, got {row!r}")
-    try:
-        return Claim.model_validate(row)
-    except ValidationError as error:
-        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden" or len(e["loc"]) > 1)[0]
-        raise ClaimError(f"row {number} ({row.get('id', 'no id')}): {_in_words(found, row)}") from None
-
-
-def _in_words(error: Any, row: dict[str, Any]) -> str:
-    if not error["loc"]:
-        return str(error["ctx"]["error"])  # of `Claim._fits_its_kind`
-    name, known = error["loc"][0], Claim.model_fields
-    if name not in known:
-        return f"unknown field {name!r}; known fields: {', '.join(sorted(known))}"
-    if name not in row:
-        return f"field {name!r} is missing"
-    return f"field {name!r} must be {known[name].description}, got {row[name]!r}"

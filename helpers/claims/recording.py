@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from IPython import get_ipython
@@ -39,7 +40,6 @@ def record(
     """Record a measurement for one row of the ledger and show it, with its verdict, in the notebook.
 
     Args:
-        claim_id: id of the row.
         effects: method minus baseline, paired by seed, in the row's unit; for kind "effect".
         setting: the data, network and budget used here, in words.
         violation: largest absolute violation found, >= 0; for a row of kind "identity".
@@ -56,10 +56,8 @@ def record(
         raise ClaimError(f"unknown claim {claim_id!r}; the ledger has: {', '.join(rows)}")
     row = rows[claim_id]
     _check_call(row, effects, violation, setting, summaries, controls)
-    count = None
-    if effects is not None:
-        effects = _paired(claim_id, "effects", effects)
-        count = len(effects.effects)
+    effects = None if effects is None else _paired(claim_id, "effects", effects)
+    count = len(effects.effects) if effects else None
     measurement = Measurement(
         claim_id,
         setting,
@@ -71,7 +69,11 @@ def record(
         thesis_setting=bool(thesis_setting),
         note=note,
     )
-    _show(row, measurement)
+    plain, html = card(row, measurement)
+    if get_ipython() is None:
+        print(plain)
+    else:
+        display({MIME: asdict(measurement), "text/html": html, "text/plain": plain}, raw=True)
     return measurement
 
 
@@ -138,12 +140,10 @@ def _per_seed(claim_id: str, name: str, values: Sequence[float], count: int | No
     return array.tolist()
 
 
-def _show(row: Claim, measurement: Measurement) -> None:
-    plain, html = card(row, measurement)
-    if get_ipython() is None:
-        print(plain)
-    else:
-        display({MIME: asdict(measurement), "text/html": html, "text/plain": plain}, raw=True)
+def payloads(nb: Mapping[str, Any], mime: str) -> list[Any]:
+    """What the outputs of an executed notebook hold under a MIME type, in order."""
+    outputs = [output for cell in nb["cells"] for output in cell.get("outputs", [])]
+    return [output["data"][mime] for output in outputs if mime in output.get("data", {})]
 
 
 def collect(paths: Iterable[str | Path], ledger: str | Path = LEDGER) -> list[Result]:
@@ -159,13 +159,10 @@ def collect(paths: Iterable[str | Path], ledger: str | Path = LEDGER) -> list[Re
             nb = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ClaimError(f"{path} is not a notebook: {error}") from error
-        outputs = [out for cell in nb["cells"] for out in cell.get("outputs", [])]
-        for payload in (out["data"][MIME] for out in outputs if MIME in out.get("data", {})):
+        for payload in payloads(nb, MIME):
             measurement = read(payload, rows, path.name)
             claim_id = measurement.claim_id
-            if claim_id in found:
-                raise ClaimError(
-                    f"{claim_id!r} is measured twice: {found[claim_id].notebook} and {path.name}"
-                )
+            if first := found.get(claim_id):
+                raise ClaimError(f"{claim_id!r} is measured twice: {first.notebook} and {path.name}")
             found[claim_id] = Result(measurement, path.name, nb["metadata"].get(STAMP, {}))
     return list(found.values())

@@ -7,35 +7,23 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from IPython.display import Markdown
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from helpers.claims.ledger import LEDGER, Claim
+from helpers.claims.ledger import Claim
 from helpers.claims.measurement import Measurement, Result
 from helpers.claims.standing import Standing, measured, standings
-from helpers.claims.verdict import (
-    ANSWERS,
-    DECIDED,
-    POSITIVE,
-    TIERS,
-    VERDICTS,
-    Verdict,
-    judge,
-    too_few_seeds,
-)
+from helpers.claims.verdict import DECIDED, POSITIVE, TIERS, VERDICTS, Verdict, judge, too_few_seeds
 from helpers.experiments.comparison import Interval
-from helpers.experiments.evidence import all_evidence
+from helpers.experiments.evidence import Evidence, all_evidence
 from helpers.tables import aligned, markdown_table
 
-if TYPE_CHECKING:
-    from helpers.experiments.evidence import Evidence
-
-    Runs, Kept, Titles = Sequence[Result], Sequence[Evidence], Mapping[str, str] | None
+Titles = Mapping[str, str] | None
+"""Heading of each chapter by its number ("03")."""
 
 SIGNS = dict(zip(VERDICTS, ("✔✔", "✔", "✘", "≠", "?", "○", "–"), strict=True))
 TIER_NAMES = dict(zip(TIERS, ("Laptop", "Study", "Real images", "GPU"), strict=True))
@@ -58,18 +46,13 @@ def result_text(row: Claim, verdict: Verdict, measurement: Measurement | None) -
     if verdict.interval is None:
         return ""
     text = f"{interval_text(verdict.interval)} {row.unit}, {verdict.seeds} seeds"
-    if verdict.verdict == "inconclusive":
-        enough = (
-            "close to the smallest effect that counts"
-            if (verdict.needed or 0) > 0
-            else "more seeds would not tell"
-        )
-        text += (
-            f" ({verdict.needed} would tell it from 0)"
-            if (verdict.needed or 0) > verdict.seeds
-            else f" ({enough})"
-        )
-    return text
+    if verdict.verdict != "inconclusive":
+        return text
+    if verdict.needed is None:
+        return f"{text} (more seeds would not tell)"
+    if verdict.needed > verdict.seeds:
+        return f"{text} ({verdict.needed} would tell it from 0)"
+    return f"{text} (close to the smallest effect that counts)"
 
 
 def interval_text(interval: Interval) -> str:
@@ -92,10 +75,9 @@ def leads(evidence: Evidence | None, baseline: str, *claims: str) -> Markdown:
 
 def verdicts(chapter: str) -> Markdown:
     """What the kept evidence says of a chapter's claims, its identities aside, as a table."""
-    stand = [
-        s for s in standings([], all_evidence()) if s.row.chapter == chapter and s.row.kind != "identity"
-    ]
-    body = [[v["row"].label, v["verdict"], v["result"], v["because"]] for v in map(view, stand)]
+    stand = [s for s in standings([], all_evidence()) if s.row.chapter == chapter]
+    told = [view(s) for s in stand if s.row.kind != "identity"]
+    body = [[v["row"].label, v["verdict"], v["result"], v["because"]] for v in told]
     return Markdown(markdown_table(["claim", "verdict", "result", "because of the method?"], body))
 
 
@@ -108,12 +90,10 @@ def because_text(verdict: Verdict) -> str:
     """Whether the method is the reason for an effect that was found: what its controls say."""
     if verdict.verdict not in POSITIVE or not verdict.controls:
         return ""
-    explains, left_open, beaten = (
-        [n for n, a in verdict.controls.items() if a == answer] for answer in ANSWERS
-    )
-    if explains:
-        return f"no, {' and '.join(explains)} explain{'s' * (len(explains) == 1)} it"
-    return f"open: {', '.join(left_open)}" if left_open else f"yes, controls beaten: {len(beaten)}"
+    names = [name for name, answer in verdict.controls.items() if answer == verdict.because]
+    if verdict.because == "explains it":
+        return f"no, {' and '.join(names)} explain{'s' * (len(names) == 1)} it"
+    return f"open: {', '.join(names)}" if verdict.because == "open" else f"yes, controls beaten: {len(names)}"
 
 
 def measured_lines(row: Claim, measurement: Measurement, verdict: Verdict) -> list[tuple[str, str]]:
@@ -143,13 +123,11 @@ def row_lines(row: Claim) -> list[tuple[str, str]]:
         "identity": f" [{row.unit}; holds up to {row.tolerance or 0:g}]",
         "composite": "",
     }
+    published = f"{row.published.value} ({row.published.setting})" if row.published else "no verified figure"
     lines = [
         ("Measure", row.measure + bound[row.kind]),
         ("Source", row.source),
-        (
-            "Published",
-            f"{row.published.value} ({row.published.setting})" if row.published else "no verified figure",
-        ),
+        ("Published", published),
         ("Thesis's setting", row.thesis_setting),
         ("Plan", row.plan or ""),
         ("Id in the ledger", row.id),
@@ -208,7 +186,7 @@ def view(s: Standing) -> dict[str, Any]:
     for tier in [*best, *(tier for tier in runs if tier not in best)]:
         (_, result), setting, *more = measured_lines(row, runs[tier], verdicts[tier])
         lines += [(TIER_NAMES[tier], result), setting, *(more if tier in best else [])]
-    signs = [(verdicts[tier].verdict, bool(verdicts[tier].provisional)) for tier in TIERS]
+    tiers = [(TIER_NAMES[t], verdicts[t].verdict, bool(verdicts[t].provisional)) for t in TIERS]
     results = [f"{result_text(row, verdicts[tier], runs[tier])}, {tier}" for tier in best]
     return {
         "row": row,
@@ -216,48 +194,53 @@ def view(s: Standing) -> dict[str, Any]:
         "verdict": verdict_text(s.shown, s.best.verdict),
         "result": "; ".join(results) or result_text(row, s.shown, None),
         "because": because_text(s.shown),
-        "tiers": [
-            (name, word, open_) for name, (word, open_) in zip(TIER_NAMES.values(), signs, strict=True)
-        ],
-        "signs": " ".join(_sign(*sign) for sign in signs),
+        "tiers": tiers,
+        "signs": " ".join(_sign(word, provisional) for _, word, provisional in tiers),
         "own": f"{s.own.verdict} {result_text(row, s.own, None)}".strip(),
         "lines": [*lines, *row_lines(row)],
     }
 
 
-def ledger_table(results: Runs, evidences: Kept = (), *, own: Runs = (), ledger: str | Path = LEDGER) -> str:
-    """The whole ledger with verdicts as aligned text for a terminal. Raises ClaimError as `standings`."""
-    stand = standings(results, evidences, own=own, ledger=ledger)
-    columns = ["verdict", "signs", "result", "because", *(["own"] if own else [])]
+def ledger_table(stand: Sequence[Standing]) -> str:
+    """The whole ledger with verdicts as aligned text for a terminal."""
+    columns = ["verdict", "signs", "result", "because", *(["own"] if _has_own(stand) else [])]
     body = [[s.row.id, *(view(s)[name] for name in columns)] for s in stand]
     return f"{aligned([['claim', *columns], *body])}\n\n{tally(stand)}\n"
 
 
 def results_markdown(
-    results: Runs, evidences: Kept = (), titles: Titles = None, *, own: Runs = (), ledger: str | Path = LEDGER
+    stand: Sequence[Standing], titles: Titles = None, runs: Sequence[Sequence[str]] = ()
 ) -> str:
     """The whole ledger as a Markdown page: the table, every claim in full, and where the numbers come from.
 
-    Args:
-        results: what `collect` read from the stored notebooks, tier "laptop".
-        evidences: kept runs.
-        titles: heading of each chapter by its number ("03").
-        own: what `collect` read from this copy's own run.
-
-    Raises:
-        ClaimError: as `standings`.
+    `runs` are what `provenance_rows` says of the runs behind `stand`.
     """
-    stand = standings(results, evidences, own=own, ledger=ledger)
-    return render("results.md.j2", **contents(stand, titles), runs=provenance_rows(results, evidences, own))
+    return render("results.md.j2", **_contents(stand, titles), runs=runs)
 
 
-def contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
-    """What the Markdown and the HTML page are made of."""
-    parts = {name for s in stand for name in s.row.components}
+def claims_page(
+    stand: Sequence[Standing], titles: Titles = None, runs: Sequence[Sequence[str]] = (), pages: Titles = None
+) -> str:
+    """The same as a page of the book, Markdown with a card of HTML for each claim.
+
+    `pages` holds the address of each chapter in the book by its number, for those that have one. A verdict is
+    always a word with a sign; its colour only repeats it.
+    """
+    from helpers.claims.figure import embedded_figure  # matplotlib is slow to import
+
+    plots = {s.row.id: embedded_figure(s) for s in stand}
+    return render("claims.html.j2", **_contents(stand, titles), runs=runs, plots=plots, pages=pages or {})
+
+
+def _has_own(stand: Sequence[Standing]) -> bool:
+    return any(s.own.verdict != "not run" for s in stand)
+
+
+def _contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
     return {
         "tally": tally(stand),
-        "parts": parts,
-        "has_own": any(s.own.verdict != "not run" for s in stand),
+        "parts": {name for s in stand for name in s.row.components},
+        "has_own": _has_own(stand),
         "chapters": [
             {"number": n, "title": title, "claims": list(map(view, of))}
             for n, title, of in by_chapter(stand, titles)
@@ -265,11 +248,8 @@ def contents(stand: Sequence[Standing], titles: Titles) -> dict[str, Any]:
     }
 
 
-def readme_block(
-    results: Runs, evidences: Kept = (), titles: Titles = None, *, ledger: str | Path = LEDGER
-) -> str:
+def readme_block(stand: Sequence[Standing], titles: Titles = None) -> str:
     """What the README says of the claims: the forest plot, a line of words for each chapter, the count."""
-    stand = standings(results, evidences, ledger=ledger)
     plot = f"![Forest plot: every measured effect with its interval. {tally(stand)}](reproduce/forest.svg)"
     whole = [s for s in whole_claims(stand) if s.row.of_thesis]
     lines = [f"**{t.split(':')[0]}.** {_in_words(of)}" for _, t, of in by_chapter(whole, titles)]
@@ -291,7 +271,9 @@ def _in_words(found: Sequence[Standing]) -> str:
     return " ".join(said + [hold] * bool(identities))
 
 
-def provenance_rows(results: Runs, evidences: Kept, own: Runs) -> list[list[str]]:
+def provenance_rows(
+    results: Sequence[Result], evidences: Sequence[Evidence] = (), own: Sequence[Result] = ()
+) -> list[list[str]]:
     """Tier, notebook or command, date, device, time and versions of every run that numbers were read from."""
     runs = {("laptop", r.notebook): r.provenance for r in results}
     runs |= {("own", r.notebook): r.provenance for r in own}
@@ -299,11 +281,10 @@ def provenance_rows(results: Runs, evidences: Kept, own: Runs) -> list[list[str]
     return [
         [
             *source,
-            str(stamp.get("date", "unknown")),
-            str(stamp.get("device", "unknown")),
+            stamp.get("date", "unknown"),
+            stamp.get("device", "unknown"),
             f"{stamp['wall_seconds'] / 60:.0f} min" if "wall_seconds" in stamp else "unknown",
-            ", ".join(f"{name} {version}" for name, version in stamp.get("versions", {}).items())
-            or "unknown",
+            ", ".join(map(" ".join, stamp.get("versions", {}).items())) or "unknown",
         ]
         for source, stamp in runs.items()
     ]

@@ -5,25 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from helpers.claims.ledger import LEDGER, Claim, ClaimError, load_ledger
 from helpers.claims.measurement import Measurement, Result, read
-from helpers.claims.verdict import (
-    FRESH_SEED,
-    TIERS,
-    Best,
-    Run,
-    Verdict,
-    best_evidence,
-    composed,
-    judge_tier,
-)
-
-if TYPE_CHECKING:
-    from helpers.experiments.evidence import Evidence
+from helpers.claims.verdict import FRESH_SEED, TIERS, Best, Run, Verdict, best_evidence, composed, judge_tier
+from helpers.experiments.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -55,9 +41,7 @@ def standings(
     """Every row of the ledger, in its order, judged from the stored notebooks and the kept evidence.
 
     Args:
-        results: what `collect` read from the stored notebooks, tier "laptop".
-        evidences: kept runs.
-        own: what `collect` read from this copy's own run.
+        results: what `collect` read from the stored notebooks, tier "laptop"; `own` from this copy's own run.
 
     Raises:
         ClaimError: evidence that is malformed, or that measures a claim of another chapter.
@@ -66,27 +50,21 @@ def standings(
     runs: dict[str, dict[str, Run]] = {tier: {} for tier in TIERS}
     runs["laptop"] = {r.measurement.claim_id: Run(r.measurement) for r in results}
     for evidence in evidences:
-        runs[evidence.tier] |= _runs(evidence, ledger)
-    by_tier = {tier: judge_tier(rows, found) for tier, found in runs.items()}
+        fresh = evidence.parameters.get("seed", 0) >= FRESH_SEED
+        kept = measured(evidence, ledger=ledger)
+        runs[evidence.tier] |= {i: Run(m, evidence.plan_committed, fresh) for i, m in kept.items()}
+    judged = {tier: judge_tier(rows, found) for tier, found in runs.items()}
+    verdicts = {i: {tier: judged[tier][i] for tier in TIERS} for i in rows}
     alone = judge_tier(rows, {r.measurement.claim_id: Run(r.measurement) for r in own})
-    best = {i: best_evidence(row, {tier: by_tier[tier][i] for tier in TIERS}) for i, row in rows.items()}
-    shown = {i: by_tier[b.tiers[0]][i] if b.tiers else Verdict("not run") for i, b in best.items()}
+    best = {i: best_evidence(row, verdicts[i]) for i, row in rows.items()}
+    shown = {i: verdicts[i][b.tiers[0]] if b.tiers else Verdict("not run") for i, b in best.items()}
     for i, row in rows.items():
         if row.kind == "composite":  # says what the rows of its components say, each from its own best tier
             shown[i] = composed(row, {p: replace(shown[p], verdict=best[p].verdict) for p in row.components})
             tiers = {tier for part in row.components for tier in best[part].tiers}
             best[i] = Best(shown[i].verdict, tuple(sorted(tiers, key=TIERS.index, reverse=True)))
-    return [
-        Standing(
-            row,
-            {tier: found[i].measurement for tier, found in runs.items() if i in found},
-            {tier: by_tier[tier][i] for tier in TIERS},
-            best[i],
-            shown[i],
-            alone[i],
-        )
-        for i, row in rows.items()
-    ]
+    found = {i: {tier: run[i].measurement for tier, run in runs.items() if i in run} for i in rows}
+    return [Standing(row, found[i], verdicts[i], best[i], shown[i], alone[i]) for i, row in rows.items()]
 
 
 def measured(evidence: Evidence | None, *, ledger: str | Path = LEDGER) -> dict[str, Measurement]:
@@ -103,9 +81,3 @@ def measured(evidence: Evidence | None, *, ledger: str | Path = LEDGER) -> dict[
         chapter = rows[strange[0]].chapter
         raise ClaimError(f"{where} measures {strange[0]!r}, which belongs to chapter {chapter}")
     return {m.claim_id: m for m in found}
-
-
-def _runs(evidence: Evidence, ledger: str | Path) -> dict[str, Run]:
-    fresh = bool(np.min(evidence.parameters.get("seed", 0)) >= FRESH_SEED)
-    found = measured(evidence, ledger=ledger)
-    return {i: Run(m, evidence.plan_committed, fresh) for i, m in found.items()}

@@ -178,9 +178,8 @@ def p_value(verdict: Verdict, row: Claim) -> float:
 
 def discoveries(p_values: Mapping[str, float], rate: float = FALSE_DISCOVERIES) -> set[str]:
     """Names that survive Benjamini and Hochberg's step-up procedure (1995) at this false discovery rate."""
-    ranked = sorted(p_values, key=p_values.__getitem__)
-    last = max((k for k, n in enumerate(ranked, 1) if p_values[n] <= rate * k / len(ranked)), default=0)
-    return set(ranked[:last])
+    adjusted = stats.false_discovery_control(list(p_values.values()))
+    return {name for name, p in zip(p_values, adjusted, strict=True) if p <= rate}
 
 
 def best_evidence(row: Claim, by_tier: Mapping[str, Verdict]) -> Best:

@@ -58,7 +58,7 @@ def write_book(notebooks: Mapping[str, Path], claims: str, out: Path, texts: Pat
     Args:
         notebooks: the executed notebook to show by its name in the book: "03_svmax",
             "reading_list/04_losses".
-        claims: the page on the claims, as `helpers.claims.page` writes it.
+        claims: the page on the claims, as `helpers.claims.report` writes it.
         texts: the notebooks' folder, whose Markdown files, at any depth, are pages too, as is the glossary in
             `docs/` beside it.
 
