@@ -15,14 +15,12 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import PROJECT_ROOT
-from helpers.files import ChapterError, find_chapter
-from helpers.tables import markdown_table
+from helpers.files import ChapterError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -222,39 +220,6 @@ def stamp_of(path: Path) -> dict[str, Any]:
         return provenance(path)
     except (OSError, ValueError):
         return {}
-
-
-def section_times(chapter: str, root: Path = PROJECT_ROOT) -> str:
-    """How long each section of a chapter took in the run that its stored notebook holds, as Markdown.
-
-    Args:
-        chapter: its number ("03"), stem or path.
-
-    Returns:
-        A table with a total, and where and when it was measured; one sentence when the chapter was never
-        executed.
-
-    Raises:
-        ChapterError: there is no such chapter.
-    """
-    path = find_chapter(chapter, root)
-    stamp = provenance(path)
-    if not stamp:
-        command = f"python -m helpers.chapters execute {path.stem.split('_')[0]}"
-        return f"No times yet: once `{command}` has run this chapter, they stand here."
-    sections = stamp["section_seconds"]
-    rows = [[title, _duration(seconds)] for title, seconds in sections]
-    rows.append(["**Total**", f"**{_duration(sum(seconds for _, seconds in sections))}**"])
-    day = datetime.fromisoformat(stamp["date"]).astimezone(UTC).date()
-    measured = f"Measured on {stamp['device']}, {stamp['system']}, on {day} (UTC)."
-    return f"{markdown_table(['Section', 'Time'], rows)}\n\n{measured}"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole > 90:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole} s" if whole else "< 1 s"
 
 
 def is_executed_in_order(nb: NotebookNode) -> bool:

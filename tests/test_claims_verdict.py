@@ -127,6 +127,7 @@ def test_controls_are_beaten_explain_the_effect_or_leave_it_open() -> None:
     answers = dict(zip(controls, ("beaten", "beaten", "explains it", "explains it", "open"), strict=True))
     found = judge(row(), measured(around(1.0, 0.5), controls=controls))
     assert (found.controls, found.because) == (answers, "explains it")
+    assert found.close == ("clear, small",)
     assert list(found.leads) == list(controls)
     for refuting, because in ((["weak"], "beaten"), (["weak", "unclear"], "open"), ([], "")):
         declared = judge(row(refuting=refuting), measured(around(1.0, 0.5), controls=controls))
@@ -135,7 +136,7 @@ def test_controls_are_beaten_explain_the_effect_or_leave_it_open() -> None:
         assert set(declared.leads) == set(controls)
     less = {name: [-v for v in values] for name, values in controls.items()}
     mirrored = judge(row(direction="less"), measured(around(-1.0, 0.5), controls=less))
-    assert mirrored.controls == answers
+    assert (mirrored.controls, mirrored.close) == (answers, found.close)
     assert mirrored.leads["weak"].mean == pytest.approx(-1.0)
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_output
-from small_notebooks import notebook, project
+from small_notebooks import notebook
 
 from helpers import PROJECT_ROOT, provenance
 from helpers.files import ChapterError
@@ -169,48 +169,14 @@ def test_the_system_has_the_name_that_people_use(monkeypatch: pytest.MonkeyPatch
         assert provenance.system_name() == expected
 
 
-def stamped(root: Path, sections: list[list[object]], date: str = "2026-01-02T03:04:05+00:00") -> Path:
-    nb = notebook()
-    stamp = {"section_seconds": sections, "device": "NVIDIA H200", "system": "Linux", "date": date}
-    nb.metadata[provenance.STAMP] = stamp
-    return project(root, c03=nb)
-
-
-def test_section_times_are_a_table_with_a_total(tmp_path: Path) -> None:
-    sections = [["Set-up", 0.2], ["1 Bounds of $|x|$", 90.4], ["2 Runs", 90.6], ["3 More", 3605.0]]
-    table, measured = provenance.section_times("03", stamped(tmp_path, sections)).split("\n\n")
-    assert table.splitlines() == [
-        "| Section | Time |",
-        "| --- | --- |",
-        "| Set-up | < 1 s |",
-        "| 1 Bounds of $\\|x\\|$ | 90 s |",
-        "| 2 Runs | 1 min 31 s |",
-        "| 3 More | 60 min 5 s |",
-        "| **Total** | **63 min 6 s** |",
-    ]
-    assert measured == "Measured on NVIDIA H200, Linux, on 2026-01-02 (UTC)."
-
-
-def test_section_times_give_the_day_in_utc(tmp_path: Path) -> None:
-    root = stamped(tmp_path, [["Set-up", 1.0]], date="2026-01-02T23:30:00-02:00")
-    assert "on 2026-01-03 (UTC)" in provenance.section_times("03", root)
-
-
-def test_a_chapter_without_a_stamp_says_so_in_one_line(tmp_path: Path) -> None:
-    sentence = provenance.section_times("3", project(tmp_path, c03=notebook()))
-    assert "python -m helpers.chapters execute 03" in sentence
-    assert "|" not in sentence
-    assert "\n" not in sentence
-
-
-def test_section_times_of_nothing(tmp_path: Path) -> None:
-    root = project(tmp_path, c03=notebook())
-    with pytest.raises(ChapterError, match="chapter '04' names 0 notebooks"):
-        provenance.section_times("04", root)
+def test_what_is_no_notebook_has_no_stamp(tmp_path: Path) -> None:
+    path = tmp_path / "03_c.ipynb"
+    assert provenance.stamp_of(path) == {}
     for text in ("{", "[]", '{"cells": []}'):
-        (root / "notebooks" / "03_c.ipynb").write_text(text)
+        path.write_text(text)
         with pytest.raises(ValueError, match=r"03_c.ipynb is not a notebook"):
-            provenance.section_times("03", root)
+            provenance.provenance(path)
+        assert provenance.stamp_of(path) == {}
 
 
 def test_a_chapter_can_import_this_room_at_once() -> None:

@@ -93,7 +93,10 @@ def because_text(verdict: Verdict) -> str:
     names = [name for name, answer in verdict.controls.items() if answer == verdict.because]
     if verdict.because == "explains it":
         return f"no, {' and '.join(names)} explain{'s' * (len(names) == 1)} it"
-    return f"open: {', '.join(names)}" if verdict.because == "open" else f"yes, controls beaten: {len(names)}"
+    if verdict.because == "open":
+        return f"open: {', '.join(names)}"
+    close = f" ({', '.join(verdict.close)} by less than counts)" if verdict.close else ""
+    return f"yes, controls beaten: {len(names)}{close}"
 
 
 def measured_lines(row: Claim, measurement: Measurement, verdict: Verdict) -> list[tuple[str, str]]:

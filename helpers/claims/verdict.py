@@ -30,6 +30,7 @@ class Verdict:
         interval: mean effect and its 95 % interval, in the measure's own sign.
         seeds: number of paired effects; `needed`: seeds for 80 % power at the smallest effect that counts.
         controls: name of a refuting control -> one of `ANSWERS`; `leads`: over every control.
+        close: controls that are beaten, by less than the smallest effect that counts.
         gate_held: the row has no precondition, or it was measured and held.
         provisional: why the verdict is provisional; empty when it is not.
         parts: of a composite, what each component says.
@@ -42,6 +43,7 @@ class Verdict:
     needed: int | None = None
     controls: Mapping[str, str] = field(default_factory=dict)
     leads: Mapping[str, Interval] = field(default_factory=dict)
+    close: tuple[str, ...] = ()
     gate_held: bool = True
     provisional: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -96,6 +98,7 @@ def judge(row: Claim, measurement: Measurement | None) -> Verdict:
         verdict, detail, measurement.effects.interval(), len(effect.effects), needed, gate_held=gate_held,
         controls={name: _answer(leads[name], smallest) for name in refuting},
         leads={name: paired.interval() for name, paired in measurement.controls.items()},
+        close=tuple(name for name in refuting if leads[name].low > 0 and leads[name].high < smallest),
     )  # fmt: skip
 
 
@@ -124,9 +127,11 @@ def composed(row: Claim, verdicts: Mapping[str, Verdict]) -> Verdict:
         verdict = "contradicted"
     else:
         verdict = "supported" if set(said.values()) <= set(POSITIVE) else "inconclusive"
+    close = dict.fromkeys(name for part in parts.values() for name in part.close)
+    provisional = dict.fromkeys(reason for part in parts.values() for reason in part.provisional)
     return Verdict(
-        verdict, controls=controls, parts=said, gate_held=all(part.gate_held for part in parts.values()),
-        provisional=tuple(dict.fromkeys(r for part in parts.values() for r in part.provisional)),
+        verdict, controls=controls, close=tuple(close), provisional=tuple(provisional), parts=said,
+        gate_held=all(part.gate_held for part in parts.values()),
     )  # fmt: skip
 
 
