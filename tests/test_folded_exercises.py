@@ -498,6 +498,12 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "as released": ("return released(old, new, count)", r"(?s)case 2: expected tensor.*Rows are new"),
         "not at all": ("return new", r"(?s)case 1: expected tensor.*Rows are new clusters"),
         "cheats": ("return old * 0", r"(?s)case 1: expected tensor.*Rows are new clusters"),
+        "nothing new": ("return old", r"(?s)case 4: expected tensor.*Rows are new clusters"),
+        "one by one": (
+            "shared = torch.bincount(new * count + old, minlength=count**2).view(count, count)\n"
+            "return shared.argmax(1)[new]",
+            r"(?s)case 5: expected tensor.*Rows are new clusters",
+        ),
     },
     ("06_closing_the_gap", "ex-touch"): {
         "longer training": ("'a'", "Not 'a': both would still differ in the loss and in the map"),
