@@ -86,7 +86,7 @@ def asked_figure(
     maps_of: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
     *,
     finding: str = "",
-    rows: int = 3,
+    rows: int = 2,
 ) -> tuple[Figure, str]:
     """Mosaics of four classes, each asked with another image of one of them, whose quarter is framed.
 
@@ -101,7 +101,7 @@ def asked_figure(
     others = mosaics.asked[:, None] != torch.arange(len(labels))
     asked = ((labels[mosaics.asked][:, None] == labels) & others).int().argmax(1)
     maps, side = maps_of(mosaics.pictures, embeddings[asked]), images.shape[-1]
-    figure = Figure(figsize=(1.7 * (2 + len(methods)), 1.75 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.2 * (2 + len(methods)), 1.25 * rows + 0.5), layout="constrained")
     for row, line in enumerate(figure.subplots(rows, 2 + len(methods), squeeze=False)):
         left, top = int(mosaics.quarter[row]) % 2 * side, int(mosaics.quarter[row]) // 2 * side
         box = (left, top, left + side - 1, top + side - 1)
