@@ -190,9 +190,11 @@ def discoveries(p_values: Mapping[str, float], rate: float = FALSE_DISCOVERIES) 
 def best_evidence(row: Claim, by_tier: Mapping[str, Verdict]) -> Best:
     """The highest tier whose gate held and that is decided, non-provisional first; else the narrowest.
 
-    Supported in one such tier and contradicted in another is "mixed". Tiers are never pooled.
+    Supported in one such tier and contradicted in another is "mixed". Tiers are never pooled. A laptop's run
+    shows an effect and decides nothing: it counts only while no other tier has run.
     """
     ran = [tier for tier in reversed(TIERS) if tier in by_tier and by_tier[tier].verdict != "not run"]
+    ran = [tier for tier in ran if tier != "laptop"] or ran
     decided = [tier for tier in ran if by_tier[tier].gate_held and by_tier[tier].verdict in DECIDED]
     decided.sort(key=lambda tier: bool(by_tier[tier].provisional))
     against = [tier for tier in decided if by_tier[tier].verdict == "contradicted"]
