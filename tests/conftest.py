@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,11 @@ from helpers import PROJECT_ROOT
 
 if TYPE_CHECKING:
     import torch
+
+# A shell starts what runs in its background with interrupts ignored, and whatever that starts inherits it: a
+# test that interrupts a run would wait for its end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Kernels that tests start inherit these; numerical libraries read theirs when they load. Without them each
 # worker of pytest-xdist would start as many threads and processes as there are cores.
