@@ -137,7 +137,7 @@ def test_an_order_is_compared_place_by_place(
     assert said(capsys) == f"{right} of 3 in their place. Measured: b 0.300, c 0.200, a 0.100."
 
 
-@pytest.mark.parametrize("answer", [["a"], ["a", "a"], ["a", "b", "c"], ["a", 2], "ab"])
+@pytest.mark.parametrize("answer", [["a"], ["a", "a"], ["a", "b", "c"], ["a", 2], "ab", 5])
 def test_an_order_names_each_once(answer: Any) -> None:
-    with pytest.raises(ValueError, match=r"the answer is .*; expected each of a, b once"):
+    with pytest.raises(ValueError, match=r"the answer is .*; expected a list with each of 'a', 'b' once"):
         order(answer, {"a": 0.1, "b": 0.3})

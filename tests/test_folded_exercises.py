@@ -662,11 +662,11 @@ WRONG: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("02_optimisation", "ex-decay"): {
         "decay in the gradient": (
             "return adam(theta, gradient + decay * theta, (0, 0, 0), rate)[0]",
-            r"(?s)case 1: expected tensor.*The decay is no part of the gradient",
+            r"(?s)case 1: expected tensor.*the decay is no part of the gradient",
         ),
         "not scaled by the rate": (
             "return adam((1 - decay) * theta, gradient, (0, 0, 0), rate)[0]",
-            r"(?s)case 1: expected tensor.*it is scaled by the rate",
+            r"(?s)case 1: expected tensor.*Shrink by the rate times the decay",
         ),
         "the memory too": (
             "return adam((1 - rate * decay) * theta, gradient, (0, 0, 0), rate)",
