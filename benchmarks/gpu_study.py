@@ -18,10 +18,10 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from helpers import PROJECT_ROOT
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.execution import read_notebook
 from helpers.chapters.grid_run import run_cell
 from helpers.chapters.grids import Grid
-from helpers.chapters.parameters import parameters_of
 from helpers.chapters.study import planned, study
 from helpers.data import seen_and_unseen
 from helpers.experiments.parallel import worker_count
@@ -57,11 +57,9 @@ def draw_birds(values: dict[str, Any]) -> None:
 def run_here(grid: Grid, *, root: Path) -> int:
     """Run the one cell of a plan; 0, since what goes wrong is raised."""
     (cell,) = grid.cells
-    defaults = {
-        p.name: p.default for p in parameters_of(read_notebook(find_chapter(grid.chapter, root))).values()
-    }
-    if grid.chapter == "05" and (defaults | cell.values)["dataset"] == "birds":
-        draw_birds(defaults | cell.values)
+    values = defaults_of(read_notebook(find_chapter(grid.chapter, root))) | cell.values
+    if grid.chapter == "05" and values["dataset"] == "birds":
+        draw_birds(values)
     out = grid.folder(root) / "cells" / f"{cell.id}.ipynb"
     run_cell(grid.chapter, cell.values, out, cpus=grid.cores, gpus=grid.gpus, source=grid.source, root=root)
     return 0

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 
 from helpers import PROJECT_ROOT, provenance
 from helpers.chapters import parameters
+from helpers.chapters.declarations import defaults_of
 from helpers.chapters.grids import GridError, load_grid
 from helpers.claims import recording as claims
 from helpers.experiments import Evidence, all_evidence
@@ -369,7 +370,7 @@ def _evidence_problem(kept: Evidence, root: Path) -> str:
     try:
         grid = load_grid(kept.grid.removesuffix(".yaml"), root)
         nb = nbformat.read(find_chapter(kept.chapter, root), as_version=4)
-        wanted = {p.name: p.default for p in parameters.parameters_of(nb).values()} | grid.cells[0].values
+        wanted = defaults_of(nb) | grid.cells[0].values
     except (GridError, ChapterError, parameters.ParameterError) as error:
         return f"{kept.path().name}: {error}"
     reason = _outdated(kept.model_dump(), nb)

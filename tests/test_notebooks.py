@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from helpers import provenance
-from helpers.chapters.parameters import ParameterError, parameters_of
+from helpers.chapters.declarations import defaults_of
+from helpers.chapters.parameters import ParameterError
 from helpers.chapters.run import run_chapter
 from helpers.claims import recording as claims
 from helpers.files import ChapterError, chapter_number, find_chapters, find_notebooks
@@ -173,7 +174,7 @@ def test_every_claim_of_a_chapter_is_measured_in_it() -> None:
 def run_small(path: Path, out: Path, **more: Any) -> list[claims.Measurement]:
     """What a small run measures, computed afresh and written to `out`, after the checks of every run."""
     given = SMALL[path.stem] | more
-    defaults = {name: p.default for name, p in parameters_of(nbformat.read(path, as_version=4)).items()}
+    defaults = defaults_of(nbformat.read(path, as_version=4))
     assert run_chapter(path, given, out=out, recompute=True) == out
     assert list(out.parent.iterdir()) == [out]
     nb = nbformat.read(out, as_version=4)

@@ -81,7 +81,7 @@ def show_curves(results: Results, metric: str, arms: Sequence[Arm], kept: Result
     axes.margins(x=0.01)
     lines = [Line2D([], [], color=colors[name], label=name) for name in sorted(ends, key=lambda n: -ends[n])]
     if any(_seeds(source, metric, True) > 1 for source in sources):
-        lines.append(Patch(color=_INK, alpha=0.15, linewidth=0, label="from the lowest to the highest seed"))
+        lines.append(band_of_seeds())
     if kept is not None:
         lines += [
             Line2D([], [], color=_INK, label=_source(kept, metric, True)),
@@ -197,6 +197,11 @@ def _legend_of_marks(figure: Figure, sources: Sequence[Results], metric: str) ->
 
 def _seeds(results: Results, metric: str, curve: bool = False) -> int:
     return results.at_chosen(metric, curve=curve)["seed"].nunique()
+
+
+def band_of_seeds() -> Patch:
+    """What a legend says of the band around a curve."""
+    return Patch(color=_INK, alpha=0.15, linewidth=0, label="lowest to highest seed")
 
 
 def source_name(results: Results) -> str:

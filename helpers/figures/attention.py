@@ -97,20 +97,20 @@ def asked_figure(
         maps_of: (pictures (M, C, H, W), asked (M, D)) -> method -> maps (M, h, w).
     """
     images, labels = part[:]
-    mosaics = mosaics_of(images, labels, 4 * rows, seed)
+    mosaics = mosaics_of(images, labels, 4 * rows, seed)  # more than are drawn: maps may subtract a mean
     others = mosaics.asked[:, None] != torch.arange(len(labels))
     asked = ((labels[mosaics.asked][:, None] == labels) & others).int().argmax(1)
     maps, side = maps_of(mosaics.pictures, embeddings[asked]), images.shape[-1]
+    heats = [fit_to_image(maps[name][:rows], 2 * side).clamp(min=0) for name in methods]
+    heats = [heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12) for heat in heats]
     figure = Figure(figsize=(1.2 * (2 + len(methods)), 1.25 * rows + 0.5), layout="constrained")
     for row, line in enumerate(figure.subplots(rows, 2 + len(methods), squeeze=False)):
         left, top = int(mosaics.quarter[row]) % 2 * side, int(mosaics.quarter[row]) // 2 * side
         box = (left, top, left + side - 1, top + side - 1)
         show_attention(line[0], images[asked[row]], None, "asked with" if row == 0 else "")
         show_attention(line[1], mosaics.pictures[row], None, "mosaic" if row == 0 else "", box)
-        for axes, name in zip(line[2:], methods, strict=True):
-            heat = fit_to_image(maps[name][row : row + 1], 2 * side)[0].clamp(min=0)
-            heat = heat / heat.max().clamp(min=1e-12)
-            show_attention(axes, mosaics.pictures[row], heat, name if row == 0 else "", box)
+        for axes, name, heat in zip(line[2:], methods, heats, strict=True):
+            show_attention(axes, mosaics.pictures[row], heat[row], name if row == 0 else "", box)
     alt = (
         f"{rows} mosaics of four images, a row for each; left the image it is asked with, in each mosaic "
         f"the right quarter framed, then maps by {', '.join(methods)}, from violet, low, to yellow, high."

@@ -8,11 +8,10 @@ from itertools import combinations
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from helpers.contest import by_seed
 from helpers.experiments import Results, paired_interval
-from helpers.experiments.drawing import source_name
+from helpers.experiments.drawing import band_of_seeds, source_name
 from helpers.figures.gap import ACCURACY, FAMILY, RECALL, STYLES, TOOLS
 from helpers.plotting import PALETTE, titled
 
@@ -100,7 +99,7 @@ def courses_figure(
         Line2D([], [], color=PALETTE["ink"], linestyle=s, label=w)
         for w, s in (("dense", "-"), ("slim", "--"))
     ]
-    lines.append(Patch(color=PALETTE["ink"], alpha=0.12, linewidth=0, label="lowest to highest seed"))
+    lines.append(band_of_seeds())
     seeds = found.table["seed"].nunique()
     figure.legend(
         handles=lines,

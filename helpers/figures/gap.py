@@ -155,8 +155,8 @@ def gap_figure(
     _specialists(axes, paths)
     means, color = path.mean(0), PALETTE[STYLES[arm][0]]
     axes.plot(*means.T, "-", color=color, alpha=0.5, zorder=2)
-    trail = {"label": "earlier generations"} if len(means) > 1 else {}
-    axes.plot(*means[:-1].T, "o", color=color, alpha=0.5, markersize=4, zorder=2, **trail)
+    trail = "earlier generations" if len(means) > 1 else None
+    axes.plot(*means[:-1].T, "o", color=color, alpha=0.5, markersize=4, zorder=2, label=trail)
     axes.plot(
         *path[:, -1].T, "o", color=color, alpha=0.5, markersize=6, markerfacecolor="none", label="seeds"
     )
