@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from helpers import plotting
 from helpers.experiments.comparison import paired_interval
@@ -150,10 +151,14 @@ def _draw_lane(
 
 def _keep_to_runs(axes: Axes, values: pd.Series) -> None:
     """The axis shows the runs and a margin: an interval from three seeds may be several times as wide."""
-    margin = 0.4 * (values.max() - values.min())
-    if margin > 0:
+    low, high = values.min(), values.max()
+    margin = 0.4 * (high - low)
+    if margin > 1e-3 * abs(high):
         left, right = axes.get_xlim()
-        axes.set_xlim(max(left, values.min() - margin), min(right, values.max() + margin))
+        axes.set_xlim(max(left, low - margin), min(right, high + margin))
+    elif high > 0:
+        axes.set_xlim(0.9 * low, 1.1 * high)  # all the same up to rounding
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:

@@ -97,5 +97,5 @@ def latency_figure(
     spread = max(million_multiply_adds.values()) / min(million_multiply_adds.values())
     times = max(float(np.median(r)) for r in ratio.values())
     said = ", ".join(f"{name} {np.median(r):.1f}" for name, r in ratio.items())
-    finding = f"Counts within a factor of {spread:.1f}, times within {times:.0f}"
+    finding = f"Counts within a factor of {spread:.1f}, times within {times:.1f}"
     return titled(figure, finding, f"Median time in multiples of the fastest: {said}.")
