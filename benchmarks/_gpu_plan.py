@@ -54,7 +54,7 @@ def plan(quick: bool, device: str, root: Path = HERE.parent) -> list[Step]:
         command = script("gpu_study", chapter, "--root", str(root))
         return Step(f"study_{chapter}", what, minutes, command, 1.5 * minutes * more, "" if quick else needs)
 
-    networks = ("resnet50",) if quick else ("resnet50", "densenet161", "inception_v3")
+    networks = ("resnet18",) if quick else ("resnet50", "densenet161", "inception_v3")
     return [
         step("cuda_tests", "every method and loss against its CPU value", 3, "gpu_tests"),
         *(

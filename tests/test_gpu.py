@@ -66,7 +66,7 @@ def test_the_studies_are_plans_for_a_gpu_with_parameters_that_their_chapters_tak
     ("options", "told"),
     [
         (["--device", "cpu"], "add --quick"),
-        (["--quick", "--device", "cpu", "nonsense"], "the steps are cuda_tests, two_head_resnet50"),
+        (["--quick", "--device", "cpu", "nonsense"], "the steps are cuda_tests, two_head_resnet18"),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_remedy(options: list[str], told: str) -> None:

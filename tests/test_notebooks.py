@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import nbformat
 import notebook_hygiene as hygiene
 import pytest
 from PIL import Image
+from torch import nn
 
 from helpers import provenance
-from helpers.chapters.declarations import defaults_of
+from helpers.backbones import make_backbone
+from helpers.chapters.declarations import defaults_of, parameters_of
 from helpers.chapters.parameters import ParameterError
 from helpers.chapters.run import run_chapter
 from helpers.claims import recording as claims
@@ -226,6 +229,17 @@ def test_three_classes_are_too_few_before_anything_trains(stem: str, tmp_path: P
     (path,) = (p for p in find_chapters() if p.stem == stem)
     with pytest.raises(ChapterError, match=r"classes.*; expected (at least 4|two of each)"):
         run_chapter(path, {"dataset": f"folder:{tmp_path / 'photos'}"}, out=tmp_path / "never.ipynb")
+
+
+def test_chapter_5_knows_the_width_of_every_network_that_it_offers() -> None:
+    (path,) = (p for p in find_chapters() if p.stem == "05_two_head")
+    nb = nbformat.read(path, as_version=4)
+    (rivals,) = (c.source for c in nb.cells if c.source.startswith("widths = "))
+    widths = ast.literal_eval(rivals[rivals.index("{") : rivals.index("}") + 1])
+    assert tuple(widths) == parameters_of(nb)["network"].choices
+    for name, width in widths.items():
+        classifier = [m for m in make_backbone(name, 3, 5).modules() if isinstance(m, nn.Linear)][-1]
+        assert (classifier.in_features, classifier.out_features) == (width, 5)
 
 
 @chapter
