@@ -51,7 +51,7 @@ def test_neighbours_are_those_of_the_embedding_and_the_right_ones_are_framed():
     }
     images, queries, k = part(), [3, 7, 5], 4
     figure, alt = neighbours_figure(images, spaces, queries, k)
-    axes = np.reshape(figure.axes, (2, 3, k + 1))
+    axes = np.reshape(figure.axes, (3, 2, k + 1)).swapaxes(0, 1)  # a block for each query
     for row, (name, points) in zip(axes, spaces.items(), strict=True):
         near, right = nearest_neighbours(points, k)[0], 0
         for query, panels in zip(queries, row, strict=True):
@@ -63,8 +63,8 @@ def test_neighbours_are_those_of_the_embedding_and_the_right_ones_are_framed():
             ]
             right += sum(of_class)
         assert f"{right} of {3 * k} by {name}" in alt
-        assert row[0, 0].get_ylabel() == name
-    assert [ax.get_title() for ax in axes[0, :, 0]] == ["query"] * 3
+        assert [block[0].get_ylabel() for block in row] == [name] * 3
+    assert [ax.get_title() for ax in axes[0, 0]] == ["query", "nearest", "", "", ""]
     assert alt.startswith(f"3 queries, each with its {k} nearest images, a row for each of a, b")
 
 

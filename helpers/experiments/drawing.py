@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from helpers import plotting
 from helpers.experiments.comparison import paired_interval
@@ -76,6 +76,7 @@ def show_curves(results: Results, metric: str, arms: Sequence[Arm], kept: Result
     values = pd.concat([source.at_chosen(metric, curve=True)["value"] for source in sources])
     if values.min() > 0 and values.max() > max(1, 10 * values.min()):
         axes.set_yscale("log")  # else early spikes flatten the rest
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis("{x:g}")
     axes.set(xlabel="step", ylabel=metric)

@@ -125,6 +125,6 @@ def _plane(axes: Axes, points: Tensor, labels: Tensor, modes: Tensor) -> None:
         for mark, mode in zip("os", modes[labels == label].unique().tolist(), strict=True):
             here = points[(labels == label) & (modes == mode)]
             axes.plot(*here.T.numpy(), mark, color=COLORS[label], markersize=4.5, alpha=0.75)
-    axes.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xticks=[], yticks=[], aspect="equal")
+    axes.set(xlim=(-2.7, 2.7), ylim=(-2.7, 2.7), xticks=[], yticks=[], aspect="equal")
     for side in axes.spines.values():
         side.set(visible=True, color="#D5D9DE")

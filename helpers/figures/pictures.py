@@ -32,25 +32,27 @@ def classes_figure(part: ImageSet, classes: int = 8, each: int = 2) -> tuple[Fig
 def neighbours_figure(
     part: ImageSet, spaces: Mapping[str, Tensor], queries: Sequence[int], k: int = 5
 ) -> tuple[Figure, str]:
-    """A row for each embedding: every query with its k nearest images, the right class framed.
+    """Every query with its k nearest images, a row for each embedding, the right class framed.
 
     Args:
         spaces: name -> embeddings (N, D) of the whole part.
     """
-    columns = len(queries) * (k + 1)
-    figure = Figure(figsize=(0.68 * columns, 0.78 * len(spaces)), layout="constrained")
-    axes, right = figure.subplots(len(spaces), columns, squeeze=False), {}
-    for row, (name, points) in zip(axes, spaces.items(), strict=True):
+    count = len(spaces)
+    figure = Figure(figsize=(1.05 * (k + 1) + 0.4, 1.02 * count * len(queries) + 0.3), layout="constrained")
+    blocks = figure.subfigures(len(queries), 1, squeeze=False)[:, 0]
+    axes, right = [block.subplots(count, k + 1, squeeze=False) for block in blocks], {}
+    for row, (name, points) in enumerate(spaces.items()):
         near = nearest_neighbours(points, k)[0][list(queries)].tolist()
         right[name] = 0
-        for place, (query, found) in enumerate(zip(queries, near, strict=True)):
-            for ax, i in zip(row[(k + 1) * place :], [query, *found], strict=False):
+        for block, query, found in zip(axes, queries, near, strict=True):
+            for ax, i in zip(block[row], [query, *found], strict=True):
                 _picture(ax, part, i)
                 hit = i != query and part.labels[i] == part.labels[query]
                 right[name] += int(hit)
                 _frame(ax, PALETTE["ink"] if i == query else PALETTE["green"] if hit else None)
-            axes[0, (k + 1) * place].set_title("query", fontsize=9, fontweight="normal", loc="center")
-        row[0].set_ylabel(name, fontsize=9)
+            block[row, 0].set_ylabel(name, fontsize=9)
+    for ax, word in zip(axes[0][0], ["query", "nearest", *["" for _ in range(k - 1)]], strict=True):
+        ax.set_title(word, fontsize=9, fontweight="normal", loc="center")
     counted = ", ".join(f"{n} of {k * len(queries)} by {name}" for name, n in right.items())
     return figure, (
         f"{len(queries)} queries, each with its {k} nearest images, a row for each of {', '.join(spaces)}; "

@@ -18,10 +18,8 @@ MARKERS = (("o", "blue"), ("s", "purple"), ("^", "yellow"), ("D", "sky"))
 def retrieval_figure(
     part: ImageSet, spaces: Mapping[str, Tensor], queries: Sequence[int], finding: str
 ) -> tuple[Figure, str]:
-    """Each query with its five nearest images, a row for each embedding, large enough to be recognised."""
+    """As `neighbours_figure`, under a title."""
     figure, alt = neighbours_figure(part, spaces, queries)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(12, 12 / width * height + 0.3)
     return titled(figure, finding, alt)
 
 
