@@ -56,9 +56,10 @@ def scaling_figure(ratios: Sequence[float]) -> tuple[Figure, str]:
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
     ax, phi = figure.subplots(), range(len(ratios))
     ax.plot(phi, [2**p for p in phi], "--", color=PALETTE["ink"], label="2 to the φ")
+    ax.plot(phi, [1.92**p for p in phi], ":", color=PALETTE["ink"], label="1.92 to the φ")
     ax.plot(phi, ratios, "o-", color=PALETTE["sky"], label="counted")
     for p, ratio in zip(phi, ratios, strict=True):
-        ax.annotate(f" {ratio:.1f}", (p, ratio), fontsize=9, va="top")
+        ax.annotate(f"{ratio:.1f}", (p, ratio), (-6, 5), textcoords="offset points", fontsize=9, ha="right")
     ax.set(yscale="log", xlabel="φ", ylabel="multiply-adds, B0 = 1", xticks=list(phi))
     ax.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
     ax.minorticks_off()

@@ -22,7 +22,7 @@ def spaces_figure(
     spaces: Mapping[str, tuple[Tensor, Tensor]], scores: Mapping[str, Mapping[str, float]], finding: str = ""
 ) -> tuple[Figure, str]:
     """A panel for each embedding, points (N, 2) with labels (N,) from 0 to 2, its scores beneath."""
-    figure = Figure(figsize=(3.1 * len(spaces), 3.3), layout="constrained")
+    figure = Figure(figsize=(3.1 * len(spaces), 3.7), layout="constrained")
     everything, said = torch.cat([points for points, _ in spaces.values()]), []
     low, high = (everything.amin(0) - 0.5).tolist(), (everything.amax(0) + 0.5).tolist()
     for ax, (name, (points, labels)) in zip(
@@ -150,6 +150,8 @@ def leads_figure(
     far = max(2 * smallest, *(max(abs(one.low), abs(one.high)) for one in solid))
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5), xlim=(-min(far, 0.5), min(far, 0.5)))
+    if any(one.low < -far and one.high > far for found in leads.values() for one in found.values()):
+        ax.set_xlabel(f"{xlabel} (bars from edge to edge are wider still)")
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside lower left", ncols=1 + len(leads))
     return titled(figure, finding, f"{xlabel}. {'; '.join(said)}. Below {smallest:g} nothing counts.")

@@ -52,9 +52,10 @@ def batches_figure(
     for (name, values), color in zip(curves.items(), ("blue", "grey"), strict=True):
         ax.plot(sizes, values, "o-", color=PALETTE[color], label=name)
         said.append(f"{name} from {values[0]:.2f} to {values[-1]:.2f}")
-    ax.set_xscale("log", base=2)
+    ax.set(xscale="log", yscale="log", xlabel="images in a batch", ylabel="loss")  # a power is a line
     ax.set_xticks(sizes, sizes)
-    ax.set(xlabel="images in a batch", ylabel="loss", ylim=(0, None))
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside right center", fontsize=9)
     return titled(figure, finding, f"For {sizes[0]} to {sizes[-1]} images: {'; '.join(said)}.")
 
@@ -72,13 +73,15 @@ def exchanges_figure(
     ax = figure.subplots()
     label = f"nothing exchanged, {len(usual)} seeds"
     ax.axvspan(min(usual), max(usual), color=PALETTE["grey"], alpha=0.25, label=label)
-    for row, value in enumerate(exchanged.values()):
-        inside = min(usual) <= value <= max(usual)
-        ax.plot(value, row, "o", color=PALETTE["grey" if inside else "orange"])
+    rows = np.arange(len(exchanged))
+    values = np.array(list(exchanged.values()))
+    inside = (values >= min(usual)) & (values <= max(usual))
+    for which, color, where in ((inside, "grey", "in the range"), (~inside, "orange", "outside")):
+        ax.plot(values[which], rows[which], "o", color=PALETTE[color], label=f"one part exchanged, {where}")
     ax.set_yticks(range(len(exchanged)), list(exchanged))
-    ax.set(xlabel=xlabel, ylim=(len(exchanged) - 0.5, -0.5), xlim=(0, None))
+    ax.set(xlabel=xlabel, ylim=(len(exchanged) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
-    figure.legend(loc="outside lower left", fontsize=9)
+    figure.legend(loc="outside lower left", fontsize=9, ncols=3)
     said = ", ".join(f"{name} {value:.2f}" for name, value in exchanged.items())
     alt = f"{xlabel}: nothing exchanged {min(usual):.2f} to {max(usual):.2f}; {said}."
     return titled(figure, finding, alt)
