@@ -140,6 +140,11 @@ def run_all(page: Page, seconds: float) -> None:
     page.wait_for_function(FINISHED, timeout=seconds * 1000, polling=500)
 
 
+def save(page: Page) -> None:
+    """Save the notebook, outputs included."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+
+
 def problems(page: Page) -> list[str]:
     """What a reader of the page would call broken, one line each."""
     found = page.evaluate(ERRORS) + page.broken

@@ -1,10 +1,12 @@
-"""Every chapter in a real browser: JupyterLab opens it, runs all of it, and its explorer answers a slider."""
+"""Every notebook in a real browser: JupyterLab opens it, runs all of it, and its explorer answers a slider.
+
+The runs are small and of another seed; nbval runs the notebooks as they are stored.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +15,10 @@ import lab
 import nbformat
 import pytest
 from small_notebooks import KERNELSPEC
+from small_runs import SMALL, measured_in
 
 from helpers import PROJECT_ROOT
-from helpers.files import find_notebooks
+from helpers.files import chapter_number, find_notebooks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -45,12 +48,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     for path in NOTEBOOKS:
         there = root / path.relative_to(PROJECT_ROOT)
         there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, there)
+        assert path.stem in SMALL, f"add small parameters of {path.stem} to SMALL"
+        nb = nbformat.read(path, as_version=4)
+        at = next(i for i, c in enumerate(nb.cells) if "parameters" in c.metadata.get("tags", []))
+        given = "\n".join(f"{name} = {value!r}" for name, value in SMALL[path.stem].items())
+        nb.cells.insert(at + 1, nbformat.v4.new_code_cell(given))
+        nbformat.write(nb, there)
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC})
     nb.cells = [nbformat.v4.new_code_cell(source) for source in (BROKEN, "print(1 / 0)", "print('never')")]
     nbformat.write(nb, root / "notebooks" / "broken.ipynb")
-    with lab.server(root, tmp_path_factory.mktemp("jupyter")) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTG_CACHE", "off")
+        with lab.server(root, tmp_path_factory.mktemp("jupyter")) as running:
+            yield running | {"root": str(root)}
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +79,16 @@ def shots(tmp_path: Path) -> Path:
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_runs_and_its_explorer_answers(
+def test_a_small_run_measures_every_claim_and_its_explorer_answers(
     path: Path, site: dict[str, str], chromium: Browser, shots: Path
 ) -> None:
+    name = path.relative_to(PROJECT_ROOT).as_posix()
     with lab.page_of(chromium) as page:
-        lab.open_notebook(page, site, path.relative_to(PROJECT_ROOT).as_posix())
+        lab.open_notebook(page, site, name)
         lab.run_all(page, RUN_SECONDS)
         assert lab.problems(page) == []
+        lab.save(page)
+        measured_in(Path(site["root"]) / name, chapter_number(path))
         handle, picture = lab.explorer(page)
         picture.scroll_into_view_if_needed()
         page.screenshot(path=shots / f"{path.stem}-before.png")
