@@ -92,7 +92,7 @@ def test_a_small_run_measures_every_claim_and_its_explorer_answers(
         handle, picture = lab.explorer(page)
         picture.scroll_into_view_if_needed()
         page.screenshot(path=shots / f"{path.stem}-before.png")
-        for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        for key in ("ArrowRight", "ArrowLeft", "ArrowRight"):
             old_src, old_alt = picture.get_attribute("src"), picture.get_attribute("alt")
             value = lab.press(page, handle, key)
             lab.wait_for_another(picture, old_src, seconds=60)
