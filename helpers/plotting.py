@@ -68,7 +68,7 @@ def use_style() -> None:
 def png_and_width(figure: Figure) -> tuple[bytes, int]:
     """The figure as a sharp PNG, and the width in pixels at which to show it.
 
-    One that would take more than `_LARGE` bytes, because of photographs in it, has 256 colours and the
+    One that would take more than `_LARGE` bytes, because of photographs in it, has 128 colours and the
     resolution of the screen: a notebook that holds a dozen of them stays small.
     """
     png = _png(figure, _FILE_DPI)
@@ -76,7 +76,7 @@ def png_and_width(figure: Figure) -> tuple[bytes, int]:
     if len(png) > _LARGE:
         image = Image.open(io.BytesIO(_png(figure, _SCREEN_DPI))).convert("RGB")
         buffer = io.BytesIO()
-        colours = image.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        colours = image.quantize(128, method=Image.Quantize.MAXCOVERAGE)
         image.quantize(palette=colours).save(buffer, "png", optimize=True)  # dithered
         png = buffer.getvalue()
     return png, width
