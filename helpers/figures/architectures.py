@@ -56,7 +56,8 @@ def scaling_figure(ratios: Sequence[float]) -> tuple[Figure, str]:
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
     ax, phi = figure.subplots(), range(len(ratios))
     ax.plot(phi, [2**p for p in phi], "--", color=PALETTE["ink"], label="2 to the φ")
-    ax.plot(phi, [1.92**p for p in phi], ":", color=PALETTE["ink"], label="1.92 to the φ")
+    formula = 1.2 * 1.1**2 * 1.15**2  # depth, width twice, resolution twice
+    ax.plot(phi, [formula**p for p in phi], ":", color=PALETTE["ink"], label=f"{formula:.2f} to the φ")
     ax.plot(phi, ratios, "o-", color=PALETTE["sky"], label="counted")
     for p, ratio in zip(phi, ratios, strict=True):
         ax.annotate(f"{ratio:.1f}", (p, ratio), (-6, 5), textcoords="offset points", fontsize=9, ha="right")

@@ -101,8 +101,7 @@ def asked_figure(
     others = mosaics.asked[:, None] != torch.arange(len(labels))
     asked = ((labels[mosaics.asked][:, None] == labels) & others).int().argmax(1)
     maps, side = maps_of(mosaics.pictures, embeddings[asked]), images.shape[-1]
-    heats = [fit_to_image(maps[name][:rows], 2 * side).clamp(min=0) for name in methods]
-    heats = [heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12) for heat in heats]
+    heats = [fit_to_image(maps[name][:rows], 2 * side) for name in methods]
     figure = Figure(figsize=(1.2 * (2 + len(methods)), 1.25 * rows + 0.5), layout="constrained")
     for row, line in enumerate(figure.subplots(rows, 2 + len(methods), squeeze=False)):
         left, top = int(mosaics.quarter[row]) % 2 * side, int(mosaics.quarter[row]) // 2 * side

@@ -30,7 +30,7 @@ def classes_figure(part: ImageSet, classes: int = 8, each: int = 2) -> tuple[Fig
 
 
 def neighbours_figure(
-    part: ImageSet, spaces: Mapping[str, Tensor], queries: Sequence[int], k: int = 5
+    part: ImageSet, spaces: Mapping[str, Tensor], queries: Sequence[int], k: int = 5, *, finding: str = ""
 ) -> tuple[Figure, str]:
     """Every query with its k nearest images, a row for each embedding, the right class framed.
 
@@ -54,10 +54,11 @@ def neighbours_figure(
     for ax, word in zip(axes[0][0], ["query", "nearest", *["" for _ in range(k - 1)]], strict=True):
         ax.set_title(word, fontsize=9, fontweight="normal", loc="center")
     counted = ", ".join(f"{n} of {k * len(queries)} by {name}" for name, n in right.items())
-    return figure, (
+    alt = (
         f"{len(queries)} queries, each with its {k} nearest images, a row for each of {', '.join(spaces)}; "
         f"images of the right class are framed: {counted}."
     )
+    return titled(figure, finding, alt)
 
 
 def heatmaps_figure(

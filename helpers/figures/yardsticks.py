@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from helpers.data import ImageSet
-from helpers.figures.pictures import neighbours_figure
 from helpers.plotting import PALETTE, titled
 from helpers.retrieval import nearest_neighbours
 
 MARKERS = (("o", "blue"), ("s", "purple"), ("^", "yellow"), ("D", "sky"))
-
-
-def retrieval_figure(
-    part: ImageSet, spaces: Mapping[str, Tensor], queries: Sequence[int], finding: str
-) -> tuple[Figure, str]:
-    """As `neighbours_figure`, under a title."""
-    figure, alt = neighbours_figure(part, spaces, queries)
-    return titled(figure, finding, alt)
 
 
 def published_figure(
