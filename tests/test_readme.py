@@ -6,12 +6,14 @@ import re
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 from helpers import PROJECT_ROOT
 from helpers.chapters.run import readme_with_claims
 from helpers.claims.ledger import load_ledger
+from helpers.files import find_notebooks
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -44,6 +46,17 @@ def test_links_commands_and_files_exist(page: str) -> None:
     targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
     assert page not in PAGES[:2] or {"audit", "test"} <= targets
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("notebook", find_notebooks(), ids=lambda path: path.stem)
+def test_files_that_a_notebook_names_exist(notebook: Path) -> None:
+    cells = nbformat.read(notebook, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    files = re.findall(r"\b(?:benchmarks|helpers|tests|reproduce)/[\w/]+\.\w+", text)
+    there = [notebook.parent / link for link in links] + [PROJECT_ROOT / file for file in files]
+    assert there
+    assert [f for f in there if not f.exists()] == []
 
 
 def test_the_citation_names_version_and_licence_of_the_package() -> None:
