@@ -166,6 +166,7 @@ def main() -> None:
     arguments, device = started(arguments_of(__doc__, repeats=15))
     if arguments.quick:
         globals().update(QUICK)
+        arguments.repeats = 1
     model = googlenet(weights=None, init_weights=False, aux_logits=False).eval().to(device)
     images = torch.randn(BATCH, 3, SIDE, SIDE).to(device)
     rows = exact_solver(model, images, arguments.repeats, device)

@@ -31,7 +31,7 @@ from helpers.small_data import RandomViews
 from helpers.svmax import svmax_loss
 from helpers.two_head import SemiHardTripletLoss, TwoHead, TwoHeadLoss
 
-SIDE, CLASSES, IMAGES_EACH, STEPS = 224, 100, 4, 100
+SIDE, CLASSES, IMAGES_EACH, STEPS, WARM_UP = 224, 100, 4, 100, 3
 NOT_YET = "seconds per step not measured on a GPU yet"
 
 
@@ -104,13 +104,13 @@ def stepping(recipe: Recipe, side: int, device: torch.device) -> Callable[[Tenso
 def seconds(
     step: Callable[[Tensor, Tensor], None], batches: Iterator, count: int, device: torch.device
 ) -> float:
-    """Mean of `count` steps in a row, after three that do not count."""
+    """Mean of `count` steps in a row, after WARM_UP that do not count."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    for images, labels in islice(batches, 3):
+    for images, labels in islice(batches, WARM_UP):
         step(images, labels)
     wait()
     start = time.perf_counter()
@@ -125,7 +125,7 @@ def measured(images: ImageSet, count: int, side: int, device: torch.device) -> l
     for grid, recipe in RECIPES.items():
         step = stepping(recipe, side, device)
         drawn = training.draw_batches(
-            images, recipe.batch // IMAGES_EACH, IMAGES_EACH, count + 3, device=device
+            images, recipe.batch // IMAGES_EACH, IMAGES_EACH, count + WARM_UP, device=device
         )
         own = seconds(step, drawn, count, device)
         stays = next(
@@ -156,7 +156,10 @@ def main() -> None:
     parser = arguments_of(__doc__, STEPS, "steps of every grid")
     parser.add_argument("--root", type=Path, help="project whose grids get the cost")
     arguments, device = started(parser)
-    side, count = (64, 2) if arguments.quick else (SIDE, arguments.repeats)
+    if arguments.quick:
+        globals().update(SIDE=64, WARM_UP=1)
+        arguments.repeats = 1
+    side, count = SIDE, arguments.repeats
     rows = measured(random_images(side), count, side, device)
     print(table(rows))
     if arguments.json:

@@ -95,7 +95,7 @@ def test_two_head_steps(benchmark):
 
 
 def test_l2_caf_speed(benchmark):
-    _, report = benchmark("l2_caf_speed", "--quick", "--repeats", "1")
+    _, report = benchmark("l2_caf_speed", "--quick")
     figures = measured(report)
     assert {what[:3] for what in figures} == {"(a)", "(b)", "(c)", "(d)", "(e)", "(f)", "(g)"}
     assert min(figures.values()) > 0
