@@ -93,7 +93,7 @@ def titled(figure: Figure, finding: str, alt: str) -> tuple[Figure, str]:
     if not finding:
         return figure, alt
     figure.suptitle(finding, x=0.01, ha="left", weight="bold", size=12)
-    return figure, f"{finding}. {alt}"
+    return figure, f"{finding}{'' if finding.endswith('?') else '.'} {alt}"
 
 
 def show(figure: Figure, alt: str) -> None:

@@ -349,3 +349,14 @@ def test_every_measured_claim_of_the_stored_chapters_has_a_plot() -> None:
     drawn = {name for name, card in cards(page).items() if card.find("img", alt=True)}
     assert drawn == {r.measurement.claim_id for r in results}
     assert len(cards(page)) == len(load_ledger())
+
+
+def test_made_data_are_not_judged_in_the_real_tier(tmp_path: Path) -> None:
+    made = {**ROW, "id": "made", "synthetic": True, "refuting": []}
+    ledger = write(tmp_path, {**ROW, "refuting": []}, made)
+    found = [Measurement(name, "x", [1.0, 1.1, 0.9]) for name in ("gain", "made")]
+    stand = standings([], [kept("study", *found), kept("real", *found)], ledger=ledger)
+    assert {s.row.id: [tier for tier in ("study", "real") if tier in s.measurements] for s in stand} == {
+        "gain": ["study", "real"],
+        "made": ["study"],
+    }

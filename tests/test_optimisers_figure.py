@@ -57,7 +57,7 @@ def test_the_range_test_marks_what_it_found() -> None:
     figure, alt = optimisers.rates_figure(
         [0.01, 0.1, 1.0], [2.0, 1.0, 3.0], {"from": 0.01, "to": 0.1}, shapes
     )
-    assert "marked at from 0.01, to 0.1" in alt
+    assert "marked from 0.01 to 0.1" in alt
     assert "schedules constant, cyclic" in alt
     left, right = figure.axes
     assert [line.get_xdata()[0] for line in left.lines[1:]] == [0.01, 0.1]

@@ -83,6 +83,7 @@ class Claim(Described):
     gate: Text | None = _field("the precondition in words, or null", None)
     components: tuple[Text, ...] = _field("ids of other rows", (), strict=False)
     plan: Text | None = _field("what will measure the row, in words, or null", None)
+    synthetic: bool = _field("true or false", False)
     refuting: tuple[Text, ...] | None = _field("names of controls", None, strict=False)
 
     @model_validator(mode="after")

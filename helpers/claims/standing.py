@@ -52,6 +52,8 @@ def standings(
     for evidence in evidences:
         fresh = evidence.parameters.get("seed", 0) >= FRESH_SEED
         kept = measured(evidence, ledger=ledger)
+        if evidence.tier == "real":
+            kept = {i: m for i, m in kept.items() if not rows[i].synthetic}
         runs[evidence.tier] |= {i: Run(m, evidence.plan_committed, fresh) for i, m in kept.items()}
     judged = {tier: judge_tier(rows, found) for tier, found in runs.items()}
     verdicts = {i: {tier: judged[tier][i] for tier in TIERS} for i in rows}

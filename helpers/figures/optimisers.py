@@ -100,8 +100,8 @@ def rates_figure(
         right.plot(np.linspace(0, 1, len(shape)), shape, color=COLORS[name], label=name)
     right.set(xlabel="share of the steps", ylabel="rate, in units of the highest", ylim=(0, 1.08))
     right.legend(fontsize=9, loc="lower left")
-    said = ", ".join(f"{text} {rate:.2g}" for text, rate in marks.items())
-    alt = f"Loss against learning rate, marked at {said}. Right, the schedules {', '.join(shapes)}."
+    said = " ".join(f"{text} {rate:.2g}" for text, rate in marks.items())
+    alt = f"Loss against learning rate, marked {said}. Right, the schedules {', '.join(shapes)}."
     return titled(figure, finding, alt)
 
 
