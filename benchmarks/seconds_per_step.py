@@ -102,15 +102,15 @@ def stepping(recipe: Recipe, side: int, device: torch.device) -> Callable[[Tenso
 
 
 def seconds(
-    step: Callable[[Tensor, Tensor], None], batches: Iterator, count: int, device: torch.device
+    step: Callable[[Tensor, Tensor], None], batches: Iterator, count: int, warm_up: int, device: torch.device
 ) -> float:
-    """Mean of `count` steps in a row, after WARM_UP that do not count."""
+    """Mean of `count` steps in a row, after `warm_up` that do not count."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    for images, labels in islice(batches, WARM_UP):
+    for images, labels in islice(batches, warm_up):
         step(images, labels)
     wait()
     start = time.perf_counter()
@@ -120,18 +120,18 @@ def seconds(
     return (time.perf_counter() - start) / count
 
 
-def measured(images: ImageSet, count: int, side: int, device: torch.device) -> list[Row]:
+def measured(images: ImageSet, count: int, warm_up: int, side: int, device: torch.device) -> list[Row]:
     rows = []
     for grid, recipe in RECIPES.items():
         step = stepping(recipe, side, device)
         drawn = training.draw_batches(
-            images, recipe.batch // IMAGES_EACH, IMAGES_EACH, count + WARM_UP, device=device
+            images, recipe.batch // IMAGES_EACH, IMAGES_EACH, count + warm_up, device=device
         )
-        own = seconds(step, drawn, count, device)
+        own = seconds(step, drawn, count, warm_up, device)
         stays = next(
             training.draw_batches(images, recipe.batch // IMAGES_EACH, IMAGES_EACH, 1, device=device)
         )
-        there = seconds(step, repeat(stays), count, device)
+        there = seconds(step, repeat(stays), count, warm_up, device)
         more = {"on_device": there, "waits_for_input": max(0.0, 1 - there / own), "batch": recipe.batch}
         rows.append(row(grid, "s", own, grid=grid, **more))
     return rows
@@ -156,11 +156,8 @@ def main() -> None:
     parser = arguments_of(__doc__, STEPS, "steps of every grid")
     parser.add_argument("--root", type=Path, help="project whose grids get the cost")
     arguments, device = started(parser)
-    if arguments.quick:
-        globals().update(SIDE=64, WARM_UP=1)
-        arguments.repeats = 1
-    side, count = SIDE, arguments.repeats
-    rows = measured(random_images(side), count, side, device)
+    side, count, warm_up = (64, 1, 1) if arguments.quick else (SIDE, arguments.repeats, WARM_UP)
+    rows = measured(random_images(side), count, warm_up, side, device)
     print(table(rows))
     if arguments.json:
         head = {

@@ -26,6 +26,11 @@ def test_what_it_says_of_the_claims_is_current() -> None:
     assert sum(name in told for name in short) >= 30
 
 
+def links_in(text: str, folder: Path) -> list[Path]:
+    """The files that a Markdown text in `folder` links to."""
+    return [folder / link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+
+
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
@@ -37,10 +42,10 @@ PAGES = [
 def test_links_commands_and_files_exist(page: str) -> None:
     path = PROJECT_ROOT / page
     text = path.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#]+)\)", text)
+    links = links_in(text, path.parent)
     files = re.findall(r"`((?:helpers|tests|reproduce|notebooks)/[\w/.]+)`", text)
     assert links
-    there = [path.parent / link for link in links if "://" not in link] + [PROJECT_ROOT / f for f in files]
+    there = links + [PROJECT_ROOT / f for f in files]
     assert [f for f in there if "NN" not in f.name and not f.exists()] == []
     makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
@@ -52,9 +57,8 @@ def test_links_commands_and_files_exist(page: str) -> None:
 def test_files_that_a_notebook_names_exist(notebook: Path) -> None:
     cells = nbformat.read(notebook, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     files = re.findall(r"\b(?:benchmarks|helpers|tests|reproduce)/[\w/]+\.\w+", text)
-    there = [notebook.parent / link for link in links] + [PROJECT_ROOT / file for file in files]
+    there = links_in(text, notebook.parent) + [PROJECT_ROOT / file for file in files]
     assert there
     assert [f for f in there if not f.exists()] == []
 
